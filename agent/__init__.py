@@ -1,0 +1,1 @@
+"""The worker side: turns one delivered message into one container and one truthful outcome."""

@@ -1,0 +1,1 @@
+"""What the agent decides: pure functions over frozen values."""

@@ -1,0 +1,1 @@
+"""The contract between everyone who publishes, runs or watches a job."""

@@ -1,0 +1,1 @@
+"""The scaler: turns lag into instances, and idle instances into nothing."""

@@ -1,0 +1,1 @@
+"""What the scaler decides: pure functions over frozen values."""

@@ -1,0 +1,1 @@
+"""Tests against the real nats-server and the real Docker Engine."""

@@ -1,0 +1,1 @@
+"""Real servers, engines and images for tests."""
