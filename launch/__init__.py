@@ -1,1 +1,74 @@
-"""The contract between everyone who publishes, runs or watches a job."""
+"""nats-launch: containerised jobs through NATS JetStream.
+
+    import launch
+
+    async with launch.connect() as client:
+        job = await client.submit("gpu-training-queue", launch.JobSpec(image="python:3.12", command=["python", "-V"]))
+        async for line in job.logs():
+            print(line.text)
+        record = await job.wait()
+
+The names below are the public API; each is imported when first used, so that `import launch` stays cheap.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from launch.client import Client as Client
+    from launch.client import Job as Job
+    from launch.client import LogLine as LogLine
+    from launch.client import connect as connect
+    from launch.core.capacity import Amount as Amount
+    from launch.core.states import Reason as Reason
+    from launch.core.states import State as State
+    from launch.errors import LaunchError as LaunchError
+    from launch.errors import SpecError as SpecError
+    from launch.job import JobSpec as JobSpec
+    from launch.job import Resources as Resources
+    from launch.presence import AgentPresence as AgentPresence
+    from launch.queue import AwsProvider as AwsProvider
+    from launch.queue import JobDefaults as JobDefaults
+    from launch.queue import LocalProvider as LocalProvider
+    from launch.queue import QueueSpec as QueueSpec
+    from launch.queue import StaticProvider as StaticProvider
+    from launch.record import JobRecord as JobRecord
+    from launch.subjects import JobId as JobId
+    from launch.subjects import Priority as Priority
+
+_HOMES = {
+    "Client": "launch.client",
+    "Job": "launch.client",
+    "LogLine": "launch.client",
+    "connect": "launch.client",
+    "Amount": "launch.core.capacity",
+    "Reason": "launch.core.states",
+    "State": "launch.core.states",
+    "LaunchError": "launch.errors",
+    "SpecError": "launch.errors",
+    "JobSpec": "launch.job",
+    "Resources": "launch.job",
+    "AgentPresence": "launch.presence",
+    "AwsProvider": "launch.queue",
+    "JobDefaults": "launch.queue",
+    "LocalProvider": "launch.queue",
+    "QueueSpec": "launch.queue",
+    "StaticProvider": "launch.queue",
+    "JobRecord": "launch.record",
+    "JobId": "launch.subjects",
+    "Priority": "launch.subjects",
+}
+
+__all__ = sorted(_HOMES)  # noqa: PLE0605  (computed from the one table above)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'launch' has no attribute '{name}'")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

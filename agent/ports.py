@@ -1,0 +1,134 @@
+"""What the agent may ask of the container engine and of its machine.
+
+Every method of `Engine` raises `EngineUnavailable` when the engine can't be reached or does not answer in time, and
+`EngineError` (status and message as the engine gave them) when it refuses; nothing else. One suite in
+`tests/contract/` holds every implementation to this text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from launch.errors import LaunchError
+
+
+class EngineError(LaunchError):
+    """The engine answered with an error: HTTP-like `status` and its `message`.
+
+    `step` says what was asked for (`pull`, `create`, `start`, `inspect`, …): the same message can mean different things.
+    """
+
+    def __init__(self, step: str, status: int, message: str) -> None:
+        super().__init__(f"{step}: {message}")
+        self.step = step
+        self.status = status
+        self.reply = message
+
+
+class EngineUnavailable(LaunchError):
+    """The engine can't be reached, or did not answer in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What the engine says of itself and its machine."""
+
+    version: str
+    cpus: int
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ImageInfo:
+    """An image that is present: its id, and its repository digest where it has one."""
+
+    id: str
+    digest: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """A container as the engine sees it.
+
+    `state` is the engine's word: created, running, paused, restarting, removing, exited, dead. `exit_code` means
+    something once it is exited (or created, after a failed start). `error` is the engine's own account, often empty.
+    Times are RFC 3339 with nanoseconds, or None where they have not come yet.
+    """
+
+    id: str
+    name: str
+    state: str
+    exit_code: int
+    oom_killed: bool
+    error: str
+    started_at: str | None
+    finished_at: str | None
+    labels: Mapping[str, str]
+    tty: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LogFrame:
+    """One line (or piece of one) of a container's output: `time` is RFC 3339 with nanoseconds, `data` raw bytes."""
+
+    source: str
+    time: str
+    data: bytes
+
+
+class Engine(Protocol):
+    """A container engine."""
+
+    async def info(self) -> EngineInfo:
+        """Version and size."""
+        ...
+
+    async def image(self, reference: str) -> ImageInfo | None:
+        """The image if it is present, else None."""
+        ...
+
+    async def pull(self, reference: str) -> None:
+        """Fetch an image; returns when it is there. Takes as long as it takes."""
+        ...
+
+    async def create(self, name: str, config: Mapping[str, Any]) -> str:
+        """Create a container from an engine-API body; returns its id.
+
+        If the name is taken, returns the id of the container that has it: names are deterministic, so it is the one
+        that an earlier try made.
+        """
+        ...
+
+    async def start(self, container: str) -> None:
+        """Start it. A command that can't be executed is an `EngineError`; the container stays `created`."""
+        ...
+
+    async def wait(self, container: str) -> None:
+        """Return once the container does not run (any more). Has no time limit of its own."""
+        ...
+
+    async def inspect(self, container: str) -> Container | None:
+        """The container by id or name, or None if there is none."""
+        ...
+
+    async def list(self, labels: Mapping[str, str]) -> list[Container]:
+        """All containers, running or not, that carry these labels."""
+        ...
+
+    async def signal(self, container: str, name: str) -> None:
+        """Send a signal, such as `SIGTERM`; no error if the container does not run."""
+        ...
+
+    async def remove(self, container: str) -> None:
+        """Remove it with its anonymous volumes, killing it if it runs; no error if it is gone."""
+        ...
+
+    def logs(self, container: str, *, since: str | None, follow: bool) -> AsyncGenerator[LogFrame]:
+        """Frames from `since` (a frame's `time`, inclusive) on; with `follow` until the container stops."""
+        ...
+
+    async def close(self) -> None:
+        """Release the connection. Idempotent."""
+        ...

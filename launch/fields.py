@@ -1,0 +1,141 @@
+"""The field types that job and queue specs are made of.
+
+Each takes what people write (`8Gi`, `90s`, `0.001`) and refuses the rest with `found …; allowed: …`, the form that
+`launch.specfile` turns into a `Problem`.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+
+from launch.core.quantity import (
+    CPU_ALLOWED,
+    DURATION_PATTERN,
+    MEMORY_PATTERN,
+    parse_cpu,
+    parse_duration,
+    parse_memory,
+)
+from launch.subjects import NAME_PATTERN, is_name
+
+
+class Spec(BaseModel):
+    """Base of everything that users write: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+def _text(value: object) -> object:
+    """What a container sees of a scalar: strings as they are, numbers as written, booleans as YAML has them."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float)):
+        return str(value)
+    if value is None:
+        raise ValueError('found nothing; allowed: a string (write "" for an empty one)')
+    if not isinstance(value, str):
+        raise ValueError(f"found a {_kind(value)}; allowed: a string or a number")
+    if "\0" in value:
+        raise ValueError("found a NUL character; allowed: text without one")
+    return value
+
+
+def _words(value: object) -> object:
+    """A command line as a list; a lone string is refused, since splitting it is a guess."""
+    if isinstance(value, str):
+        try:
+            hint = ", ".join(shlex.split(value))
+        except ValueError:
+            hint = "program, argument"
+        raise ValueError(f"found the string {value[:60]!r}; allowed: a list, such as [{hint[:80]}]")
+    return value
+
+
+def _name(value: object) -> object:
+    if not isinstance(value, str) or not is_name(value):
+        raise ValueError(
+            f"found {str(value)[:80]!r}; allowed: 1 to 63 of a-z, 0-9, '_' and '-', the first a letter or digit"
+        )
+    return value
+
+
+_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,511}", re.ASCII)
+
+
+def _image(value: object) -> object:
+    if not isinstance(value, str) or not _IMAGE.fullmatch(value):
+        raise ValueError(f"found {str(value)[:80]!r}; allowed: an image reference, such as python:3.12")
+    return value
+
+
+def _cpu(value: object) -> float:
+    return parse_cpu(value) / 1000
+
+
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,254}", re.ASCII)
+
+
+def _env_name(value: object) -> object:
+    if not isinstance(value, str) or not _ENV_NAME.fullmatch(value):
+        raise ValueError(f"found the name {str(value)[:80]!r}; allowed: letters, digits, '_', '.' and '-'")
+    return value
+
+
+def _mapping(value: object) -> object:
+    if value is None:
+        raise ValueError("found nothing; allowed: keys with values, indented below it")
+    return value
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, dict):
+        return "mapping"
+    return "list" if isinstance(value, (list, tuple)) else type(value).__name__
+
+
+_SCALAR: dict[str, Any] = {"type": ["string", "number", "boolean"]}
+
+Text = Annotated[str, BeforeValidator(_text), WithJsonSchema(_SCALAR)]
+"""Any scalar, kept as the text that was written."""
+
+Words = Annotated[tuple[Text, ...], BeforeValidator(_words)]
+"""A command line: a list of `Text`."""
+
+Name = Annotated[str, BeforeValidator(_name), WithJsonSchema({"type": "string", "pattern": f"^{NAME_PATTERN}$"})]
+"""A queue name or a job type."""
+
+Image = Annotated[str, BeforeValidator(_image), WithJsonSchema({"type": "string"})]
+"""An image reference as Docker writes it."""
+
+Memory = Annotated[
+    int,
+    BeforeValidator(parse_memory),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": MEMORY_PATTERN}]}),
+]
+"""Bytes, written `8Gi`, `512M`, `1.5G`, or as a number."""
+
+Duration = Annotated[
+    float,
+    BeforeValidator(parse_duration),
+    WithJsonSchema({"anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": DURATION_PATTERN}]}),
+]
+"""Seconds, written `90s`, `2h`, `1d`, or as a number."""
+
+Cpus = Annotated[
+    float,
+    BeforeValidator(_cpu),
+    WithJsonSchema({"type": ["number", "string"], "description": CPU_ALLOWED}),
+]
+"""A number of CPUs, to a thousandth."""
+
+EnvName = Annotated[str, BeforeValidator(_env_name)]
+
+Env = Annotated[dict[EnvName, Text], BeforeValidator(_mapping)]
+"""Environment variables; the values are `Text`."""
+
+Labels = Annotated[dict[Annotated[str, Field(max_length=128)], Text], BeforeValidator(_mapping)]
+"""The user's own marks on a job."""

@@ -1,0 +1,63 @@
+"""What a user asks for when submitting a job: the `JobSpec`, in YAML files and as JSON on the wire."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from launch.core.capacity import Amount
+from launch.fields import Cpus, Duration, Env, Image, Labels, Memory, Name, Spec, Text, Words
+
+
+class Resources(Spec):
+    """What the job needs. It holds this much of the worker while it runs, and is limited to it."""
+
+    cpu: Cpus | None = None
+    """CPUs; fractions are fine. Unset: no share held, no limit."""
+    gpu: Annotated[int, Field(ge=0, le=64)] = 0
+    """Whole GPUs, never shared between jobs."""
+    memory: Memory | None = None
+    """Bytes of memory. Unset: none held, no limit."""
+
+    def amount(self) -> Amount:
+        """The vector that this holds of a worker, one job slot included."""
+        return Amount(cpu_milli=round((self.cpu or 0.0) * 1000), memory_bytes=self.memory or 0, gpus=self.gpu, slots=1)
+
+
+class JobSpec(Spec):
+    """One job: an image, a command, and what it needs.
+
+    Numbers in `command` and `env` reach the container as the text that was written (`0.001` stays `0.001`).
+    """
+
+    job_type: Name | None = None
+    """Which kind of job this is; with the queue it makes the subject `queue.<queue>.<job_type>`."""
+    name: Annotated[Text, Field(max_length=200)] | None = None
+    """A title for people."""
+    image: Image
+    """The container image, such as `python:3.12`."""
+    entrypoint: Words | None = None
+    """Replaces the image's entrypoint. Unset: the image's own."""
+    command: Words = ()
+    """The command and its arguments, as a list. Empty: the image's own."""
+    env: Env = Field(default_factory=dict)
+    """Environment variables."""
+    workdir: Text | None = None
+    """Working directory in the container. Unset: the image's own."""
+    user: Text | None = None
+    """User (and group) in the container, such as `1000:1000`. Unset: the image's own."""
+    resources: Resources = Resources()
+    """What the job needs."""
+    timeout: Duration | None = None
+    """How long one attempt may run before it is stopped as `timed_out`. Unset: as long as it wants."""
+    retries: Annotated[int, Field(ge=0, le=1000)] = 0
+    """How many more times to try when the job itself fails. Infrastructure faults never spend these."""
+    stop_grace: Duration = 10.0
+    """How long after SIGTERM the container gets before SIGKILL."""
+    shm_size: Memory | None = None
+    """Size of /dev/shm. Unset: the engine's default."""
+    max_log_bytes: Memory | None = None
+    """Output beyond this many bytes an attempt is dropped, with a line that says so. Unset: the agent's limit."""
+    labels: Labels = Field(default_factory=dict)
+    """The user's own marks, shown and searched, never interpreted."""

@@ -1,0 +1,44 @@
+"""What an agent tells the world about itself: its entry in the `agents` bucket, which expires when it stops renewing."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict
+
+from launch.core.capacity import Amount
+
+
+class AgentState(StrEnum):
+    """Whether an agent takes work."""
+
+    READY = "ready"
+    DRAINING = "draining"
+    """Takes no new work; what it holds goes on."""
+    DRAINED = "drained"
+    """Takes no new work and holds nothing: it may be ended."""
+
+
+class AgentPresence(BaseModel):
+    """One present agent. An agent without an entry is absent."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    agent_id: str
+    queue: str
+    job_types: tuple[str, ...] | None = None
+    """The types it takes; None for any."""
+    state: AgentState = AgentState.READY
+    capacity: Amount
+    free: Amount
+    holds: tuple[str, ...] = ()
+    """Ids of the jobs it holds. A present agent that does not list a job does not have it."""
+    version: str
+    host: str
+    instance: str | None = None
+    """What the provider that started it calls it."""
+    labels: dict[str, str] = {}
+    started_at: datetime
+    idle_since: datetime | None = None
+    """Since when it holds nothing; None while it holds something."""

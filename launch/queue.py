@@ -1,0 +1,96 @@
+"""What a user asks for when making a queue: the `QueueSpec` and its provider."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from launch.fields import Cpus, Duration, Env, Image, Memory, Name, Spec, Text
+from launch.job import JobSpec, Resources
+
+
+class LocalProvider(Spec):
+    """Workers are agent processes on the machine that the scaler runs on."""
+
+    type: Literal["local"] = "local"
+    cpu: Cpus | None = None
+    """CPUs that one agent offers. Unset: the machine's, divided by `max_instances`."""
+    memory: Memory | None = None
+    """Memory that one agent offers. Unset: the machine's, divided by `max_instances`."""
+
+
+class StaticProvider(Spec):
+    """Workers exist already and run `launch agent` themselves; nothing is started or stopped."""
+
+    type: Literal["static"] = "static"
+
+
+class AwsProvider(Spec):
+    """Workers are EC2 instances."""
+
+    type: Literal["aws"] = "aws"
+    region: Text
+    """The AWS region, such as `us-east-1`."""
+    instance_type: Text
+    """The EC2 instance type, such as `g4dn.xlarge`."""
+    ami: Text | None = None
+    """The machine image. Unset: a public one that fits the instance type."""
+
+
+Provider = Annotated[LocalProvider | StaticProvider | AwsProvider, Field(discriminator="type")]
+
+
+class JobDefaults(Spec):
+    """What a job of this queue gets where it says nothing itself."""
+
+    env: Env = Field(default_factory=dict)
+    """Environment variables; a job's own win."""
+    resources: Resources = Resources()
+    """Resources; each one that a job names itself wins."""
+    timeout: Duration | None = None
+    """Time limit of an attempt."""
+
+
+class QueueSpec(Spec):
+    """One queue: its name, who works for it, and between which bounds."""
+
+    queue_name: Name
+    """The queue's name; jobs are published on `queue.<queue_name>.<job_type>`."""
+    provider: Provider = LocalProvider()
+    """Where workers come from."""
+    min_instances: Annotated[int, Field(ge=0, le=10_000)] = 0
+    """This many workers are kept even when there is nothing to do."""
+    max_instances: Annotated[int, Field(ge=0, le=10_000)] = 1
+    """Never more workers than this."""
+    agent_image: Image | None = None
+    """The image that a started machine runs the agent from (aws)."""
+    idle_timeout: Duration = 60.0
+    """How long a worker may hold nothing before it is stopped."""
+    defaults: JobDefaults = JobDefaults()
+    """What a job gets where it says nothing itself."""
+    job_types: tuple[Name, ...] | None = None
+    """The only types that this queue's workers take. Unset: any."""
+    max_jobs_per_agent: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    """How many jobs one worker runs at a time. Unset: one a CPU."""
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Self:
+        if self.min_instances > self.max_instances:
+            raise ValueError(
+                f"found min_instances {self.min_instances} with max_instances {self.max_instances}; "
+                "allowed: min_instances of at most max_instances"
+            )
+        return self
+
+    def with_defaults(self, job: JobSpec) -> JobSpec:
+        """`job` as it will run in this queue: what it leaves open is filled from `defaults`."""
+        given = job.resources.model_dump(exclude_unset=True)
+        base = self.defaults.resources.model_dump(exclude_unset=True)
+        return job.model_copy(
+            update={
+                "env": {**self.defaults.env, **job.env},
+                "resources": Resources.model_validate({**base, **given}),
+                "timeout": job.timeout if job.timeout is not None else self.defaults.timeout,
+            }
+        )
