@@ -44,7 +44,7 @@ schemas: setup ## write docs/schemas/ again
 	$(BIN)/python -m launch.schemas
 
 test: setup ## the whole suite, on a real nats-server and a real Docker Engine
-	.ci/engine run -- .ci/test $(PYTEST_ARGS)
+	.ci/engine run -- $(BIN)/pytest --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
 
 demo: setup ## the main job end to end, with the real commands
 	.ci/engine run -- examples/digits/demo
