@@ -80,7 +80,7 @@ class NatsServer:
         config.write_text(
             f'listen: "127.0.0.1:{self.port}"\n'
             f'jetstream {{ store_dir: "{self.store / "data"}" }}\n'
-            f"max_payload: 8MB\n{self._config}\n"
+            f"{self._config}\n"
         )
         self._ready.clear()
         self._process = subprocess.Popen(
