@@ -1,0 +1,74 @@
+"""What the scaler may ask of the world: a provider of instances.
+
+Every method raises `ProviderUnavailable` when the provider can't be reached, or refuses for now: nothing is known then,
+and the scaler holds. One suite in `tests/contract/` holds every implementation to this text. A provider serves one
+queue; instances of other queues are never seen through it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from typing import Protocol
+
+from launch.core.capacity import Amount
+from launch.errors import LaunchError
+from launch.queue import QueueSpec
+from scaler.core.instance import Instance, StopMode
+
+
+class ProviderUnavailable(LaunchError):
+    """The provider can't be reached, or can't do this now. What was asked may or may not have taken effect."""
+
+
+class ProviderUnsuitable(LaunchError):
+    """There is no provider for what the queue asks for: nothing changes until its spec does."""
+
+
+class Provider(Protocol):
+    """Where the instances of one queue come from."""
+
+    async def list(self) -> Sequence[Instance]:
+        """Every instance of this queue that exists, those that an earlier scaler started included, oldest first."""
+        ...
+
+    async def capacity(self, spec: QueueSpec) -> Amount:
+        """What one instance, if it were launched now for `spec`, would offer to jobs."""
+        ...
+
+    async def launch(self, spec: QueueSpec, count: int, *, token: str) -> Sequence[Instance]:
+        """Start up to `count` instances; returns those that exist because of `token`.
+
+        Idempotent by `token`: a repeat, by another scaler too, starts only what the first did not.
+        """
+        ...
+
+    async def stop(self, instance_id: str, mode: StopMode) -> None:
+        """Begin to end an instance; from then on it is listed as stopping until it is gone. No error if it is gone."""
+        ...
+
+    async def explain(self, instance_id: str) -> str:
+        """What is known of an instance that never registered: an exit code, the end of its output. For people.
+
+        Also of one that is gone, for a while; empty if nothing is known.
+        """
+        ...
+
+    def changes(self) -> AsyncGenerator[None]:
+        """Yields at once, and then whenever `list` may have changed by itself. A hint; close it when done."""
+        ...
+
+    async def drain(self, timeout_s: float) -> Sequence[str]:
+        """End every instance that must not outlive the scaler, letting each finish what it holds.
+
+        Waits until they are gone, at most `timeout_s`; returns the ids of those that are left. A provider whose
+        instances outlive the scaler ends none and returns none.
+        """
+        ...
+
+    async def force(self, timeout_s: float) -> Sequence[str]:
+        """As `drain`, but each hands back or leaves behind what it holds instead of finishing it."""
+        ...
+
+    async def close(self) -> None:
+        """Let go; instances that still exist go on. Idempotent."""
+        ...
