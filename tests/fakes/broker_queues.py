@@ -1,0 +1,119 @@
+"""The fake broker's queues, jobs and cancel hints."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+
+from launch.errors import NotFound
+from launch.ports import Changed, Depth, Message, Published, QueueStatus, Synced
+from launch.queue import QueueSpec
+from launch.subjects import HEADER_MSG_ID, JobId, Priority, WorkConsumer
+from tests.fakes.broker_link import Link, LossyInbox
+from tests.fakes.broker_server import ServerState
+
+
+class FakeQueues:
+    """`launch.ports.Queues`."""
+
+    def __init__(self, server: ServerState, link: Link) -> None:
+        self._server = server
+        self._link = link
+
+    async def apply(self, spec: QueueSpec) -> list[str]:
+        async with self._link.request():
+            return self._server.apply(spec)
+
+    async def get(self, queue: str) -> QueueSpec:
+        async with self._link.request():
+            entry = self._server.specs.get(queue)
+            if entry is None or entry.value is None:
+                raise NotFound(f"there is no queue '{queue}'")
+            return QueueSpec.model_validate_json(entry.value)
+
+    async def list(self) -> list[QueueSpec]:
+        async with self._link.request():
+            entries = sorted(self._server.specs.current(), key=lambda entry: entry.key)
+            return [QueueSpec.model_validate_json(entry.value or b"") for entry in entries]
+
+    async def delete(self, queue: str) -> int:
+        async with self._link.request():
+            return self._server.delete_queue(queue)
+
+    async def status(self, queue: str) -> QueueStatus:
+        async with self._link.request():
+            stream = self._server.stream(queue)
+            consumers = sorted((d.status() for d in stream.durables.values()), key=lambda c: urgency(c.consumer))
+            return QueueStatus(stream.depth(), tuple(consumers), stream.paused)
+
+    async def set_paused(self, queue: str, paused: bool) -> None:
+        async with self._link.request():
+            self._server.stream(queue).set_paused(paused)
+
+    def watch(self) -> AsyncGenerator[Changed[QueueSpec] | Synced]:
+        return self._server.specs.watch(
+            self._link, wanted=lambda _: True, name=str, decode=QueueSpec.model_validate_json
+        )
+
+
+class FakeJobs:
+    """`launch.ports.Jobs`."""
+
+    def __init__(self, server: ServerState, link: Link) -> None:
+        self._server = server
+        self._link = link
+
+    async def publish(
+        self, queue: str, job_type: str, body: bytes, *, priority: Priority = Priority.MEDIUM, msg_id: str | None = None
+    ) -> Published:
+        headers: Mapping[str, str] = {} if msg_id is None else {HEADER_MSG_ID: msg_id}
+        async with self._link.request():
+            return self._server.publish(queue, WorkConsumer(job_type, priority), body, headers)
+
+    async def get(self, job: JobId) -> Message | None:
+        async with self._link.request():
+            stream = self._server.streams.get(job.queue)
+            return stream.messages.get(job.seq) if stream else None
+
+    async def depth(self, queue: str) -> Depth:
+        async with self._link.request():
+            return self._server.stream(queue).depth()
+
+    async def peek(self, queue: str, limit: int) -> list[Message]:
+        async with self._link.request():
+            return list(self._server.stream(queue).messages.values())[:limit]
+
+    async def discard(self, job: JobId) -> bool:
+        async with self._link.request():
+            stream = self._server.streams.get(job.queue)
+            return stream.remove(job.seq) if stream else False
+
+    def notices(self, queue: str) -> AsyncGenerator[JobId | None]:
+        return _hear(self._server, self._link, f"submitted.{queue}")
+
+
+class FakeCancels:
+    """`launch.ports.Cancels`."""
+
+    def __init__(self, server: ServerState, link: Link) -> None:
+        self._server = server
+        self._link = link
+
+    async def announce(self, job: JobId) -> None:
+        async with self._link.request():
+            self._server.tell(f"cancel.{job.queue}", job)
+
+    def heard(self, queue: str) -> AsyncGenerator[JobId | None]:
+        return _hear(self._server, self._link, f"cancel.{queue}")
+
+
+async def _hear(server: ServerState, link: Link, subject: str) -> AsyncGenerator[JobId | None]:
+    await link.until_up()
+    inbox: LossyInbox[JobId] = LossyInbox(link)
+    with server.subscribed(subject, inbox.put), link.listening(inbox.link_moved):
+        while True:
+            yield await inbox.get()
+
+
+def urgency(consumer: WorkConsumer) -> tuple[int, str]:
+    """Sorts consumers as they are served: by priority, then by type."""
+    return consumer.priority.rank, consumer.job_type
