@@ -1,0 +1,84 @@
+"""`.ci/engine` runs a command with an engine behind it, and stops the engine only if it started it itself."""
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / ".ci" / "engine"
+LIMIT_S = 50
+
+
+def run_engine(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the script with a command."""
+    return subprocess.run(
+        [str(SCRIPT), "run", "--", *command],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        input="from stdin\n",
+        env={**os.environ, **environment},
+    )
+
+
+@pytest.fixture
+def second_engine(tmp_path: Path) -> dict[str, str]:
+    """The environment in which no engine answers and one can be started beside this machine's own."""
+    # A socket's path may have 107 characters, which a test's own directory can exceed.
+    socket = tmp_path / "docker.sock"
+    if len(str(socket)) > 100:
+        pytest.fail(f"the temporary directory's name is too long for a socket: {socket}", pytrace=False)
+    return {
+        "DOCKER_HOST": f"unix://{socket}",
+        "DOCKERD_ARGS": f"--data-root {tmp_path}/data --exec-root {tmp_path}/exec --bridge none --iptables=false",
+    }
+
+
+def test_an_engine_that_answers_is_used_and_left(engine_url: str) -> None:
+    done = run_engine("sh", "-c", "read line; echo got $line; exit 7")
+    assert (done.returncode, done.stdout) == (7, "got from stdin\n")
+    assert f"using the engine at {engine_url}" in done.stderr
+    assert "stopping" not in done.stderr
+
+
+def test_an_engine_started_here_is_stopped_whatever_the_command_does(second_engine: dict[str, str]) -> None:
+    done = run_engine("sh", "-c", 'docker info --format "{{.ServerVersion}}" && exit 3', **second_engine)
+    assert done.returncode == 3, done.stderr
+    assert done.stdout.strip()
+    assert "starting dockerd" in done.stderr
+    assert "stopping dockerd" in done.stderr
+    assert not Path(second_engine["DOCKER_HOST"].removeprefix("unix://")).exists()
+
+
+def test_a_signal_reaches_the_command_and_the_engine_is_stopped(second_engine: dict[str, str]) -> None:
+    script = subprocess.Popen(
+        [str(SCRIPT), "run", "--", "sh", "-c", "trap 'echo asked to stop; exit 9' TERM; echo ready; sleep 60 & wait"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **second_engine},
+        start_new_session=True,
+    )
+    try:
+        assert script.stdout is not None
+        assert script.stdout.readline() == "ready\n"
+        script.send_signal(signal.SIGTERM)
+        assert script.stdout.readline() == "asked to stop\n"
+        # The sleep would hold the pipes open: wait for the script alone.
+        assert script.wait(LIMIT_S) == 9
+    finally:
+        os.killpg(script.pid, signal.SIGKILL)
+        script.communicate(timeout=LIMIT_S)
+    assert not Path(second_engine["DOCKER_HOST"].removeprefix("unix://")).exists()
+
+
+def test_an_engine_that_cannot_start_says_why_in_one_line(second_engine: dict[str, str]) -> None:
+    done = run_engine("true", **{**second_engine, "DOCKERD_ARGS": "--no-such-flag"})
+    assert done.returncode == 1
+    assert "dockerd ended before it answered" in done.stderr
+    assert "no-such-flag" in done.stderr
