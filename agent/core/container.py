@@ -1,0 +1,127 @@
+"""From a job to the engine's create body: labels, limits, environment, and what the container may not do.
+
+Pure. The submitter is not trusted: nothing in a spec reaches `HostConfig` but amounts of resources, and what this
+project sets itself (labels, `LAUNCH_*`, GPU visibility) can't be overridden by the job's environment.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from launch.job import JobSpec
+from launch.subjects import LABEL_ACK, LABEL_AGENT, LABEL_ATTEMPT, LABEL_QUEUE, LABEL_SEQ, JobId
+
+DROPPED_CAPABILITIES = ("AUDIT_WRITE", "MKNOD", "NET_RAW", "SYS_CHROOT")
+"""What is taken from the engine's default set. Jobs need none of these: device nodes, forged packets on the bridge,
+audit records, chroot. What stays (chown, setuid, setgid, fowner, dac_override, kill, net_bind_service, ...) is what
+entrypoints that drop to another user and package managers use, so ordinary images keep working."""
+
+MIN_NANO_CPUS = 10_000_000
+"""The engine refuses a limit below 0.01 CPU."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerPolicy:
+    """What every container of this agent gets, whatever its job says. The defaults are the safe ones."""
+
+    network: str = "bridge"
+    """The engine's network mode."""
+    cap_drop: tuple[str, ...] = DROPPED_CAPABILITIES
+    no_new_privileges: bool = True
+    pids_limit: int = 4096
+    """Processes and threads; a fork bomb ends here. Data loaders with hundreds of threads fit."""
+    oom_score_adj: int = 500
+    """When the machine as a whole runs out of memory, the kernel takes jobs before the agent and the engine."""
+    log_file_bytes: int = 1024**3
+    """The engine keeps at most two files of this size of a container's output, so a chatty job can't fill the disk.
+    The files are the buffer between job and broker: a job loses output only when it is this far ahead."""
+
+
+def container_config(
+    spec: JobSpec, job: JobId, attempt: int, agent_id: str, reply: str, policy: ContainerPolicy, gpus: Sequence[str]
+) -> dict[str, Any]:
+    """The body of the engine's create call for one attempt.
+
+    `spec` is the effective one (queue defaults included); `reply` the token that acks the delivery, kept as a label
+    so that a restarted agent can finish the job; `gpus` the UUIDs that are assigned to it.
+    """
+    config: dict[str, Any] = {
+        "Image": spec.image,
+        "Env": _environment(spec, job, attempt, gpus),
+        "Labels": {
+            LABEL_QUEUE: job.queue,
+            LABEL_SEQ: str(job.seq),
+            LABEL_ATTEMPT: str(attempt),
+            LABEL_AGENT: agent_id,
+            LABEL_ACK: reply,
+        },
+        "Tty": False,
+        "OpenStdin": False,
+        # What the engine itself grants when it is shut down in an orderly way.
+        "StopTimeout": math.ceil(spec.stop_grace),
+        "HostConfig": _host_config(spec, policy, gpus),
+    }
+    if spec.entrypoint is not None:
+        # An empty list would leave the image's entrypoint in place; one empty word removes it.
+        config["Entrypoint"] = list(spec.entrypoint) or [""]
+    if spec.command:
+        config["Cmd"] = list(spec.command)
+    if spec.workdir is not None:
+        config["WorkingDir"] = spec.workdir
+    if spec.user is not None:
+        config["User"] = spec.user
+    return config
+
+
+def _environment(spec: JobSpec, job: JobId, attempt: int, gpus: Sequence[str]) -> list[str]:
+    """The job's variables, then ours, which win over the job's of the same name.
+
+    `NVIDIA_VISIBLE_DEVICES` is ours because, where the NVIDIA runtime is the default one, a job (or its image) that
+    sets it to `all` would see GPUs that belong to other jobs.
+    """
+    ours = {
+        "LAUNCH_JOB": str(job),
+        "LAUNCH_QUEUE": job.queue,
+        "LAUNCH_JOB_TYPE": spec.job_type or "",
+        "LAUNCH_ATTEMPT": str(attempt),
+        "NVIDIA_VISIBLE_DEVICES": ",".join(gpus) if gpus else "void",
+    }
+    return [f"{name}={value}" for name, value in {**spec.env, **ours}.items()]
+
+
+def _host_config(spec: JobSpec, policy: ContainerPolicy, gpus: Sequence[str]) -> dict[str, Any]:
+    """Limits and isolation."""
+    host: dict[str, Any] = {
+        # An init reaps orphans and passes signals on: many programs ignore SIGTERM when they are process 1.
+        "Init": True,
+        # An auto-removed container takes its exit code with it.
+        "AutoRemove": False,
+        "RestartPolicy": {"Name": "no"},
+        "NetworkMode": policy.network,
+        "IpcMode": "private",
+        "Privileged": False,
+        "CapDrop": list(policy.cap_drop),
+        "SecurityOpt": ["no-new-privileges"] if policy.no_new_privileges else [],
+        "PidsLimit": policy.pids_limit,
+        "OomScoreAdj": policy.oom_score_adj,
+        # Never blocks the container, keeps both sources apart, and can be read again from any time on.
+        "LogConfig": {
+            "Type": "json-file",
+            "Config": {"max-size": str(policy.log_file_bytes), "max-file": "2"},
+        },
+    }
+    resources = spec.resources
+    if resources.cpu is not None:
+        host["NanoCpus"] = max(MIN_NANO_CPUS, round(resources.cpu * 1_000_000_000))
+    if resources.memory is not None:
+        host["Memory"] = resources.memory
+        # Equal to Memory means no swap: a job over its limit ends as out of memory instead of crawling.
+        host["MemorySwap"] = resources.memory
+    if spec.shm_size is not None:
+        host["ShmSize"] = spec.shm_size
+    if gpus:
+        host["DeviceRequests"] = [{"Driver": "", "DeviceIDs": list(gpus), "Capabilities": [["gpu"]]}]
+    return host
