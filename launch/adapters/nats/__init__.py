@@ -1,0 +1,63 @@
+"""The broker on NATS JetStream: `launch.ports` spoken to a real server. The only importer of `nats`."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+from launch.adapters.nats.connection import Connection
+from launch.adapters.nats.jobs import NatsCancels, NatsJobs
+from launch.adapters.nats.logs import NatsLogs
+from launch.adapters.nats.queues import NatsQueues
+from launch.adapters.nats.records import NatsAgents, NatsLeases, NatsRecords
+from launch.adapters.nats.work import NatsWork
+
+DEFAULT_ACK_WAIT_S = 30.0
+CONNECT_TIMEOUT_S = 5.0
+
+
+class NatsBroker:
+    """`launch.ports.Broker` over one connection."""
+
+    def __init__(self, connection: Connection, *, ack_wait_s: float, replicas: int) -> None:
+        self._connection = connection
+        self._ack_wait_s = ack_wait_s
+        self.queues = NatsQueues(connection, replicas)
+        self.jobs = NatsJobs(connection)
+        self.records = NatsRecords(connection)
+        self.cancels = NatsCancels(connection)
+        self.agents = NatsAgents(connection)
+        self.logs = NatsLogs(connection)
+        self.work = NatsWork(connection, ack_wait_s)
+        self.leases = NatsLeases(connection)
+
+    @property
+    def ack_wait_s(self) -> float:
+        return self._ack_wait_s
+
+    @property
+    def connected_since(self) -> datetime | None:
+        return self._connection.connected_since
+
+    async def close(self) -> None:
+        await self._connection.close()
+
+
+async def connect(
+    url: str,
+    *,
+    name: str,
+    credentials: Path | None = None,
+    ack_wait_s: float = DEFAULT_ACK_WAIT_S,
+    replicas: int = 1,
+    timeout_s: float = CONNECT_TIMEOUT_S,
+) -> NatsBroker:
+    """Connect to the server(s) at `url` (several separated by commas) as `name`.
+
+    Raises `BrokerUnavailable` if none answers within `timeout_s`, `BrokerUnsuitable` if it is too old or JetStream is
+    off. `ack_wait_s` is how long a delivered job may go without progress; `replicas` how many servers keep each stream
+    that this connection creates.
+    """
+    connection = Connection(url)
+    await connection.open(name=name, credentials=credentials, timeout_s=timeout_s)
+    return NatsBroker(connection, ack_wait_s=ack_wait_s, replicas=replicas)

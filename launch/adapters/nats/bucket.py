@@ -1,0 +1,150 @@
+"""One KV bucket: get, compare-and-set, expiry, history, watch. Bytes in, bytes out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+
+from nats.aio.msg import Msg
+
+from launch import subjects
+from launch.adapters.nats.connection import (
+    MESSAGE_NOT_FOUND,
+    STREAM_NOT_FOUND,
+    WRONG_LAST_SEQUENCE,
+    ApiError,
+    Connection,
+    header_of,
+)
+from launch.adapters.nats.reader import read_stream
+from launch.errors import BrokerUnavailable, Conflict
+from launch.ports import SYNCED, Synced
+
+_EXPECT = "Nats-Expected-Last-Subject-Sequence"
+_OPERATION = "KV-Operation"
+_MARKER = "Nats-Marker-Reason"
+_ROLLUP = "Nats-Rollup"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One revision of a key; `value` is None if that revision deleted it (or records its expiry)."""
+
+    key: str
+    value: bytes | None
+    revision: int
+
+
+class Bucket:
+    """A bucket by name. A bucket that does not exist reads as empty."""
+
+    def __init__(self, connection: Connection, name: str) -> None:
+        self._connection = connection
+        self._stream = subjects.bucket_stream(name)
+        self._name = name
+
+    def _subject(self, key: str) -> str:
+        return subjects.bucket_subject(self._name, key)
+
+    async def latest(self, key: str) -> Entry | None:
+        """The newest revision of a key, a deletion included; None if there never was one."""
+        subject = self._subject(key)
+        try:
+            answer = await self._connection.request(f"$JS.API.DIRECT.GET.{self._stream}.{subject}", what="read a key")
+        except BrokerUnavailable:
+            if await self._exists():
+                raise
+            return None
+        if header_of(answer, "Status"):
+            return None
+        return self._entry(answer, header_of(answer, "Nats-Subject"), int(header_of(answer, "Nats-Sequence")))
+
+    async def get(self, key: str) -> Entry | None:
+        """The present value of a key, or None."""
+        entry = await self.latest(key)
+        return entry if entry is not None and entry.value is not None else None
+
+    async def put(self, key: str, value: bytes, *, ttl_s: float | None = None) -> int:
+        """Set a key whatever it was; returns the revision."""
+        return await self._write(key, value, {} if ttl_s is None else _ttl(ttl_s))
+
+    async def create(self, key: str, value: bytes, *, ttl_s: float | None = None) -> int:
+        """Set a key that has no value. Raises `Conflict`."""
+        ttl = {} if ttl_s is None else _ttl(ttl_s)
+        try:
+            return await self._write(key, value, {_EXPECT: "0", **ttl})
+        except Conflict:
+            last = await self.latest(key)
+            if last is None or last.value is not None:
+                raise
+            return await self._write(key, value, {_EXPECT: str(last.revision), **ttl})
+
+    async def update(self, key: str, value: bytes, revision: int, *, ttl_s: float | None = None) -> int:
+        """Set a key if its newest revision is `revision`. Raises `Conflict`."""
+        return await self._write(key, value, {_EXPECT: str(revision), **({} if ttl_s is None else _ttl(ttl_s))})
+
+    async def delete(self, key: str, *, revision: int | None = None) -> None:
+        """Delete a key (if its newest revision is `revision`). Raises `Conflict`."""
+        expected = {} if revision is None else {_EXPECT: str(revision)}
+        await self._write(key, b"", {_OPERATION: "PURGE", _ROLLUP: "sub", **expected})
+
+    async def purge(self, keys: str) -> None:
+        """Remove every revision of the keys that match, without a trace."""
+        await self._connection.api(f"STREAM.PURGE.{self._stream}", {"filter": self._subject(keys)})
+
+    async def all(self, keys: str = ">") -> list[Entry]:
+        """The present values of the keys that match, in the order of their last change."""
+        return [e async for e in self.watch(keys, follow=False) if not isinstance(e, Synced) and e.value is not None]
+
+    async def history(self, key: str) -> list[Entry]:
+        """The kept revisions of one key, oldest first."""
+        stream = read_stream(self._connection, self._stream, self._subject(key), after_seq=0, follow=False)
+        return [
+            self._entry(msg, msg.subject, msg.metadata.sequence.stream)
+            async for msg in stream
+            if not isinstance(msg, Synced)
+        ]
+
+    async def watch(self, keys: str = ">", *, follow: bool = True) -> AsyncGenerator[Entry | Synced]:
+        """Present values, `SYNCED`, then changes (deletions and expiries too)."""
+        synced = False
+        stream = read_stream(self._connection, self._stream, self._subject(keys), after_seq=None, follow=follow)
+        try:
+            async for msg in stream:
+                if isinstance(msg, Synced):
+                    synced = True
+                    yield SYNCED
+                    continue
+                entry = self._entry(msg, msg.subject, msg.metadata.sequence.stream)
+                if synced or entry.value is not None:
+                    yield entry
+        finally:
+            await stream.aclose()
+
+    def _entry(self, msg: Msg, subject: str, revision: int) -> Entry:
+        gone = header_of(msg, _OPERATION) in ("DEL", "PURGE") or bool(header_of(msg, _MARKER))
+        key = subject.removeprefix(self._subject(""))
+        return Entry(key, None if gone else msg.data, revision)
+
+    async def _write(self, key: str, value: bytes, headers: dict[str, str]) -> int:
+        try:
+            ack = await self._connection.publish_stored(self._subject(key), value, headers=headers)
+        except ApiError as error:
+            if error.err_code in WRONG_LAST_SEQUENCE:
+                raise Conflict(f"{self._name} {key}: somebody else changed it first") from error
+            raise
+        return int(ack["seq"])
+
+    async def _exists(self) -> bool:
+        try:
+            await self._connection.api(f"STREAM.INFO.{self._stream}")
+        except ApiError as error:
+            if error.err_code in (STREAM_NOT_FOUND, MESSAGE_NOT_FOUND):
+                return False
+            raise
+        return True
+
+
+def _ttl(ttl_s: float) -> dict[str, str]:
+    return {subjects.HEADER_TTL: f"{max(1, math.ceil(ttl_s))}s"}

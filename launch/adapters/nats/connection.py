@@ -1,0 +1,291 @@
+"""One connection to NATS, and the translation of what can go wrong on it.
+
+Owns the vendor's client. Everything above it sees `BrokerUnavailable`, `BrokerUnsuitable`, `ApiError`, and a listener
+call after every reconnect; no vendor exception leaves this package.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import nats.errors
+from nats.aio.client import Client as NatsClient
+from nats.aio.msg import Msg
+
+from launch.errors import BrokerError, BrokerUnavailable, BrokerUnsuitable
+
+MIN_VERSION = (2, 12)
+REQUEST_TIMEOUT_S = 5.0
+RECONNECT_WAIT_S = 0.25
+
+
+class ApiError(BrokerError):
+    """JetStream refused a request: `code` is HTTP-like, `err_code` the server's own number for the case."""
+
+    def __init__(self, code: int, err_code: int, description: str) -> None:
+        super().__init__(f"NATS: {description}")
+        self.code = code
+        self.err_code = err_code
+        self.description = description
+
+
+STREAM_NOT_FOUND = 10059
+CONSUMER_NOT_FOUND = 10014
+MESSAGE_NOT_FOUND = 10037
+WRONG_LAST_SEQUENCE = (10071, 10164)
+STREAM_FULL = (10023, 10047, 10077)
+"""Insufficient resources, and the stream's own limits: nothing was stored."""
+
+
+@contextlib.contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Turn the vendor's errors into this project's, once, here."""
+    try:
+        yield
+    except nats.errors.NoRespondersError as error:
+        raise BrokerUnavailable(f"{what}: nobody answered; JetStream is off, or has no leader yet") from error
+    except (nats.errors.TimeoutError, TimeoutError) as error:
+        raise BrokerUnavailable(f"{what}: NATS did not answer in time") from error
+    except (nats.errors.ConnectionClosedError, nats.errors.ConnectionDrainingError) as error:
+        raise BrokerUnavailable(f"{what}: the connection to NATS is closed") from error
+    except nats.errors.MaxPayloadError as error:
+        raise BrokerError(f"{what}: larger than the server's max_payload") from error
+    except (nats.errors.Error, OSError) as error:
+        raise BrokerUnavailable(f"{what}: {error}") from error
+
+
+class Connection:
+    """A NATS client that reconnects for ever and tells its listeners when it has."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.client = NatsClient()
+        self.connected_since: datetime | None = None
+        self._listeners: set[Callable[[], None]] = set()
+        self._background: set[asyncio.Task[None]] = set()
+        self._first_error: asyncio.Future[None] | None = None
+        self._servers = _servers(url)
+
+    # -- coming and going ---------------------------------------------------------------------------------------
+
+    async def open(self, *, name: str, credentials: Path | None, timeout_s: float) -> None:
+        """Connect and check the server. Raises `BrokerUnavailable` or `BrokerUnsuitable`, each in one line."""
+        await self._probe(timeout_s)
+        self._first_error = asyncio.get_running_loop().create_future()
+        options: dict[str, Any] = {"user_credentials": str(credentials)} if credentials else {}
+        dial = asyncio.ensure_future(
+            self.client.connect(
+                self._servers,
+                name=name,
+                error_cb=self._on_error,
+                disconnected_cb=self._on_disconnect,
+                reconnected_cb=self._on_reconnect,
+                closed_cb=self._on_disconnect,
+                max_reconnect_attempts=-1,
+                reconnect_time_wait=RECONNECT_WAIT_S,  # type: ignore[arg-type]  # annotated int, used as seconds
+                connect_timeout=max(1, round(timeout_s)),
+                ping_interval=10,
+                max_outstanding_pings=2,
+                **options,
+            )
+        )
+        try:
+            await asyncio.wait({dial, self._first_error}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            if not dial.done():
+                dial.cancel()
+                cause = self._first_error.exception() if self._first_error.done() else None
+                raise BrokerUnavailable(f"can't connect to NATS at {_shown(self.url)}: {cause or 'no answer in time'}")
+            with translated(f"connect to {_shown(self.url)}"):
+                dial.result()
+        finally:
+            if self._first_error.done():
+                self._first_error.exception()
+            self._first_error = None
+        self.connected_since = datetime.now(UTC)
+        await self._check_server()
+
+    async def close(self) -> None:
+        """Flush and leave. Idempotent."""
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        if not self.client.is_closed:
+            with contextlib.suppress(nats.errors.Error, TimeoutError, OSError):
+                if self.client.is_connected:
+                    await self.client.flush(2)
+            with contextlib.suppress(nats.errors.Error, OSError):
+                await self.client.close()
+        self.connected_since = None
+
+    async def _probe(self, timeout_s: float) -> None:
+        """See whether anybody listens at all: the client itself would go on trying for ever."""
+        last: Exception | None = None
+        for server in self._servers:
+            parts = urlsplit(server if "://" in server else f"nats://{server}")
+            try:
+                async with asyncio.timeout(timeout_s):
+                    _, writer = await asyncio.open_connection(parts.hostname, parts.port or 4222)
+            except (OSError, TimeoutError, ValueError) as error:
+                last = error
+                continue
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+            return
+        text = "no answer in time" if isinstance(last, TimeoutError) else str(last)
+        raise BrokerUnavailable(
+            f"can't reach NATS at {_shown(self.url)}: {text}",
+            hint="is it running? `launch up` starts one; --server or NATS_URL names another",
+        )
+
+    async def _check_server(self) -> None:
+        version = self.client.connected_server_version
+        if (version.major, version.minor) < MIN_VERSION:
+            found = f"{version.major}.{version.minor}.{version.patch}"
+            await self.close()
+            raise BrokerUnsuitable(
+                f"the nats-server at {_shown(self.url)} is {found}; 2.12 or newer is needed",
+                hint="upgrade it, or let `launch up` start the one that comes with nats-launch",
+            )
+        try:
+            await self.api("INFO")
+        except (BrokerUnavailable, ApiError) as error:
+            await self.close()
+            raise BrokerUnsuitable(
+                f"JetStream does not answer at {_shown(self.url)}: {error.message}",
+                hint="start nats-server with -js, or with this project's nats.conf",
+            ) from error
+
+    # -- events -------------------------------------------------------------------------------------------------
+
+    async def _on_error(self, error: Exception) -> None:
+        if self._first_error is not None and not self._first_error.done():
+            self._first_error.set_exception(error)
+
+    async def _on_disconnect(self) -> None:
+        self.connected_since = None
+
+    async def _on_reconnect(self) -> None:
+        self.connected_since = datetime.now(UTC)
+        for listener in tuple(self._listeners):
+            listener()
+
+    @contextlib.contextmanager
+    def on_reconnect(self, listener: Callable[[], None]) -> Iterator[None]:
+        """Call `listener` after every reconnect, within this block."""
+        self._listeners.add(listener)
+        try:
+            yield
+        finally:
+            self._listeners.discard(listener)
+
+    def in_background(self, task: asyncio.Task[None]) -> None:
+        """Own a short task that cleans up after a cancelled call; it ends at the latest with the connection."""
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    # -- talking ------------------------------------------------------------------------------------------------
+
+    @property
+    def max_payload(self) -> int:
+        """The largest message that the server takes, headers included, in bytes."""
+        return int(self.client.max_payload)
+
+    async def request(
+        self,
+        subject: str,
+        payload: bytes = b"",
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float = REQUEST_TIMEOUT_S,
+        what: str | None = None,
+    ) -> Msg:
+        """One request, one answer."""
+        with translated(what or subject):
+            return await self.client.request(
+                subject, payload, timeout=timeout_s, headers=dict(headers) if headers else None
+            )
+
+    async def api(self, subject: str, payload: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """One call of the JetStream API (`$JS.API.<subject>`); raises `ApiError` if it is refused."""
+        body = json.dumps(payload).encode() if payload is not None else b""
+        answer = await self.request(
+            f"$JS.API.{subject}", body, what=f"JetStream {subject.split('.', maxsplit=1)[0].lower()}"
+        )
+        return _checked(answer.data)
+
+    async def publish_stored(
+        self, subject: str, payload: bytes, *, headers: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        """Publish into a stream; returns the publish ack once it is stored."""
+        answer = await self.request(subject, payload, headers=headers, what=f"publish to {subject}")
+        return _checked(answer.data)
+
+    async def publish(self, subject: str, payload: bytes = b"", *, reply: str = "") -> None:
+        """Publish without an answer."""
+        with translated(f"publish to {subject}"):
+            await self.client.publish(subject, payload, reply=reply)
+
+    async def direct_get(self, stream: str, query: Mapping[str, Any]) -> Msg | None:
+        """One stored message by sequence or last-by-subject, or None."""
+        answer = await self.request(f"$JS.API.DIRECT.GET.{stream}", json.dumps(query).encode(), what=f"read {stream}")
+        return None if status_of(answer) else answer
+
+    @contextlib.asynccontextmanager
+    async def subscription(self, subject: str, put: Callable[[Msg], None], *, group: str = "") -> AsyncIterator[None]:
+        """Hand each message on `subject` to `put` (which must not block) within this block."""
+
+        async def deliver(msg: Msg) -> None:
+            put(msg)
+
+        with translated(f"subscribe to {subject}"):
+            sub = await self.client.subscribe(subject, queue=group, cb=deliver)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(nats.errors.Error):
+                await sub.unsubscribe()
+
+
+def status_of(msg: Msg) -> int:
+    """The status code of a control message (404 no messages, 408 expired, 100 heartbeat, …), 0 for a real one."""
+    text = header_of(msg, "Status").strip()
+    return int(text) if text else 0
+
+
+def header_of(msg: Msg, name: str) -> str:
+    """One header of a message, empty if it has none."""
+    return (msg.headers or {}).get(name, "")
+
+
+_FRACTION = re.compile(r"\.(\d+)")
+
+
+def parse_time(text: str) -> datetime:
+    """A server's RFC 3339 time; nanoseconds are cut to microseconds."""
+    return datetime.fromisoformat(_FRACTION.sub(lambda m: "." + m[1][:6].ljust(6, "0"), text)).astimezone(UTC)
+
+
+def _checked(data: bytes) -> dict[str, Any]:
+    answer: dict[str, Any] = json.loads(data)
+    error = answer.get("error")
+    if error:
+        raise ApiError(error.get("code", 0), error.get("err_code", 0), error.get("description", "unknown error"))
+    return answer
+
+
+def _servers(url: str) -> list[str]:
+    return [part.strip() for part in url.split(",") if part.strip()]
+
+
+def _shown(url: str) -> str:
+    """The address without a password in it."""
+    return re.sub(r"//[^@/]*@", "//", url)

@@ -1,0 +1,162 @@
+"""The jobs that lie in the queues, and the two lossy hints: "submitted" and "cancelled"."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import contextlib
+import json
+from collections.abc import AsyncGenerator, Callable
+from typing import TypeVar
+
+from nats.aio.msg import Msg
+
+from launch import subjects
+from launch.adapters.nats.connection import (
+    MESSAGE_NOT_FOUND,
+    REQUEST_TIMEOUT_S,
+    STREAM_FULL,
+    STREAM_NOT_FOUND,
+    ApiError,
+    Connection,
+    header_of,
+    parse_time,
+    status_of,
+    translated,
+)
+from launch.adapters.nats.queues import read_depth, stream_info
+from launch.errors import BrokerUnavailable, LaunchError, NotFound, QueueFull
+from launch.ports import Depth, Message, Published
+from launch.subjects import JobId, Priority
+
+T = TypeVar("T")
+PEEK_PAGE = 500
+NOTICES_KEPT = 10_000
+"""A reader that falls this far behind is told to look again instead."""
+
+
+class NatsJobs:
+    """`launch.ports.Jobs`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def publish(
+        self, queue: str, job_type: str, body: bytes, *, priority: Priority = Priority.MEDIUM, msg_id: str | None = None
+    ) -> Published:
+        subject = subjects.job_subject(queue, job_type, priority)
+        headers = {subjects.HEADER_MSG_ID: msg_id} if msg_id else None
+        try:
+            ack = await self._connection.publish_stored(subject, body, headers=headers)
+        except BrokerUnavailable:
+            await stream_info(self._connection, queue)
+            raise
+        except ApiError as error:
+            if error.err_code in STREAM_FULL:
+                raise QueueFull(
+                    f"queue {queue} is full: {error.description}", hint="wait until it has worked some off"
+                ) from error
+            raise
+        return Published(JobId(queue, ack["seq"]), bool(ack.get("duplicate")))
+
+    async def get(self, job: JobId) -> Message | None:
+        try:
+            msg = await self._connection.direct_get(subjects.work_stream(job.queue), {"seq": job.seq})
+        except BrokerUnavailable:
+            with contextlib.suppress(NotFound):
+                await stream_info(self._connection, job.queue)
+                raise
+            return None
+        return None if msg is None else _stored(job.queue, msg)
+
+    async def depth(self, queue: str) -> Depth:
+        return await read_depth(self._connection, queue)
+
+    async def peek(self, queue: str, limit: int) -> builtins.list[Message]:
+        state = (await stream_info(self._connection, queue))["state"]
+        found: list[Message] = []
+        seq = state["first_seq"]
+        while len(found) < limit and seq <= state["last_seq"]:
+            page = await self._page(queue, seq, min(PEEK_PAGE, limit - len(found)))
+            if not page:
+                break
+            found += page
+            seq = page[-1].job.seq + 1
+        return found
+
+    async def _page(self, queue: str, seq: int, count: int) -> builtins.list[Message]:
+        inbox = self._connection.client.new_inbox()
+        answers: asyncio.Queue[Msg] = asyncio.Queue()
+        found: list[Message] = []
+        request = json.dumps({"seq": seq, "batch": count, "next_by_subj": f"queue.{queue}.>"}).encode()
+        subject = f"$JS.API.DIRECT.GET.{subjects.work_stream(queue)}"
+        async with self._connection.subscription(inbox, answers.put_nowait):
+            await self._connection.publish(subject, request, reply=inbox)
+            with translated(f"read queue {queue}"):
+                async with asyncio.timeout(REQUEST_TIMEOUT_S):
+                    while not status_of(msg := await answers.get()):
+                        found.append(_stored(queue, msg))
+        return found
+
+    async def discard(self, job: JobId) -> bool:
+        stream = subjects.work_stream(job.queue)
+        try:
+            await self._connection.api(f"STREAM.MSG.DELETE.{stream}", {"seq": job.seq, "no_erase": True})
+        except ApiError as error:
+            if error.err_code in (STREAM_NOT_FOUND, MESSAGE_NOT_FOUND) or error.code in (400, 404):
+                return False
+            raise
+        return True
+
+    def notices(self, queue: str) -> AsyncGenerator[JobId | None]:
+        def job_of(msg: Msg) -> JobId:
+            return JobId(queue, int(header_of(msg, "Nats-Sequence")))
+
+        return hints(self._connection, subjects.submitted_subject(queue), job_of)
+
+
+class NatsCancels:
+    """`launch.ports.Cancels`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def announce(self, job: JobId) -> None:
+        await self._connection.publish(subjects.cancel_subject(job.queue, job.seq))
+
+    def heard(self, queue: str) -> AsyncGenerator[JobId | None]:
+        def job_of(msg: Msg) -> JobId:
+            return JobId.parse(f"{queue}/{msg.subject.rpartition('.')[2]}")
+
+        return hints(self._connection, subjects.cancel_subject(queue), job_of)
+
+
+async def hints(connection: Connection, subject: str, read: Callable[[Msg], T]) -> AsyncGenerator[T | None]:
+    """Messages of a plain subject; None first, after every reconnect, and when the reader fell behind."""
+    events: asyncio.Queue[T | None] = asyncio.Queue()
+
+    def put(msg: Msg) -> None:
+        if events.qsize() >= NOTICES_KEPT:
+            while not events.empty():
+                events.get_nowait()
+            events.put_nowait(None)
+            return
+        with contextlib.suppress(ValueError, LaunchError):
+            events.put_nowait(read(msg))
+
+    with connection.on_reconnect(lambda: events.put_nowait(None)):
+        async with connection.subscription(subject, put):
+            yield None
+            while True:
+                yield await events.get()
+
+
+def _stored(queue: str, msg: Msg) -> Message:
+    _, consumer = subjects.parse_job_subject(header_of(msg, "Nats-Subject"))
+    return Message(
+        JobId(queue, int(header_of(msg, "Nats-Sequence"))),
+        consumer,
+        msg.data,
+        parse_time(header_of(msg, "Nats-Time-Stamp")),
+        dict(msg.headers or {}),
+    )

@@ -1,0 +1,181 @@
+"""Queue specs, their streams, their consumers as seen from outside."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from launch import subjects
+from launch.adapters.nats import streams
+from launch.adapters.nats.bucket import Bucket, Entry
+from launch.adapters.nats.connection import STREAM_NOT_FOUND, ApiError, Connection
+from launch.adapters.nats.records import watch_typed
+from launch.errors import NotFound
+from launch.ports import Changed, ConsumerStatus, Depth, QueueStatus, Synced
+from launch.queue import QueueSpec
+from launch.subjects import JobId, WorkConsumer
+
+PAUSED_FLAG = "launch.paused"
+FOREVER = "2200-01-01T00:00:00Z"
+
+
+class NatsQueues:
+    """`launch.ports.Queues`."""
+
+    def __init__(self, connection: Connection, replicas: int) -> None:
+        self._connection = connection
+        self._replicas = replicas
+        self._specs = Bucket(connection, subjects.QUEUES_BUCKET)
+        self._base_ready = False
+
+    async def apply(self, spec: QueueSpec) -> builtins.list[str]:
+        changes = await self._prepare()
+        config = streams.work_stream_config(spec.queue_name, self._replicas)
+        first_seq = await self._next_unused_seq(spec.queue_name)
+        if first_seq > 1:
+            config["first_seq"] = first_seq
+        changes += await streams.ensure_stream(self._connection, config)
+        body = spec.model_dump_json(exclude_unset=True).encode()
+        entry = await self._specs.get(spec.queue_name)
+        if entry is None or entry.value != body:
+            await self._specs.put(spec.queue_name, body)
+            changes.append(f"queue {spec.queue_name} {'created' if entry is None else 'changed'}")
+        return changes
+
+    async def get(self, queue: str) -> QueueSpec:
+        entry = await self._specs.get(queue) if subjects.is_name(queue) else None
+        if entry is None:
+            known = [spec.queue_name for spec in await self.list()]
+            raise _unknown(queue, known)
+        return _spec(entry)
+
+    async def list(self) -> builtins.list[QueueSpec]:
+        return sorted((_spec(entry) for entry in await self._specs.all()), key=lambda spec: spec.queue_name)
+
+    async def delete(self, queue: str) -> int:
+        await self.get(queue)
+        depth = await read_depth(self._connection, queue, subjects_wanted=False)
+        await self._specs.delete(queue)
+        await self._connection.api(f"STREAM.DELETE.{subjects.work_stream(queue)}")
+        await Bucket(self._connection, subjects.JOBS_BUCKET).purge(f"{queue}.>")
+        await self._connection.api(f"STREAM.PURGE.{subjects.LOG_STREAM}", {"filter": f"logs.{queue}.>"})
+        return depth.messages
+
+    async def status(self, queue: str) -> QueueStatus:
+        depth = await read_depth(self._connection, queue)
+        info = await stream_info(self._connection, queue)
+        found = [
+            ConsumerStatus(consumer_of(item), item["num_pending"], item["num_ack_pending"], item["num_waiting"])
+            for item in await list_consumers(self._connection, queue)
+        ]
+        found.sort(key=lambda status: (status.consumer.job_type, status.consumer.priority.rank))
+        return QueueStatus(depth, found, is_paused(info))
+
+    async def set_paused(self, queue: str, paused: bool) -> None:
+        info = await stream_info(self._connection, queue)
+        config: dict[str, Any] = info["config"]
+        metadata = {key: value for key, value in (config.get("metadata") or {}).items() if key != PAUSED_FLAG}
+        if paused:
+            metadata[PAUSED_FLAG] = "true"
+        stream = subjects.work_stream(queue)
+        await self._connection.api(f"STREAM.UPDATE.{stream}", {**config, "metadata": metadata})
+        request = {"pause_until": FOREVER} if paused else {}
+        consumers = await list_consumers(self._connection, queue)
+        await asyncio.gather(
+            *(self._connection.api(f"CONSUMER.PAUSE.{stream}.{item['name']}", request) for item in consumers)
+        )
+
+    async def watch(self) -> AsyncGenerator[Changed[QueueSpec] | Synced]:
+        await self._prepare()
+        watched = watch_typed(self._specs, ">", _spec, str)
+        try:
+            async for change in watched:
+                yield change
+        finally:
+            await watched.aclose()
+
+    async def _prepare(self) -> builtins.list[str]:
+        """Make what exists once, whatever the queues; looked at once a connection."""
+        if self._base_ready:
+            return []
+        changes = []
+        for config in streams.base_configs(self._replicas):
+            changes += await streams.ensure_stream(self._connection, config)
+        self._base_ready = True
+        return changes
+
+    async def _next_unused_seq(self, queue: str) -> int:
+        """Where a new stream's sequences start: after every record that an earlier stream of this name left.
+
+        Without this a stream that was deleted by hand would hand out the ids of finished jobs again.
+        """
+        try:
+            await stream_info(self._connection, queue)
+        except NotFound:
+            left = await Bucket(self._connection, subjects.JOBS_BUCKET).all(f"{queue}.>")
+            return 1 + max((JobId.from_key(entry.key).seq for entry in left), default=0)
+        return 1
+
+
+async def stream_info(connection: Connection, queue: str) -> dict[str, Any]:
+    """The queue's stream info. Raises `NotFound`."""
+    if not subjects.is_name(queue):
+        raise _unknown(queue, [])
+    try:
+        return await connection.api(f"STREAM.INFO.{subjects.work_stream(queue)}")
+    except ApiError as error:
+        if error.err_code == STREAM_NOT_FOUND:
+            raise _unknown(queue, []) from error
+        raise
+
+
+async def read_depth(connection: Connection, queue: str, *, subjects_wanted: bool = True) -> Depth:
+    """How much lies in the queue, by subject. Raises `NotFound`."""
+    if not subjects_wanted:
+        state = (await stream_info(connection, queue))["state"]
+        return Depth(state["messages"], state["first_seq"], state["last_seq"], {})
+    counts: dict[WorkConsumer, int] = {}
+    offset = 0
+    stream = subjects.work_stream(queue)
+    await stream_info(connection, queue)
+    while True:
+        info = await connection.api(f"STREAM.INFO.{stream}", {"subjects_filter": ">", "offset": offset})
+        found: dict[str, int] = info["state"].get("subjects") or {}
+        for subject, count in found.items():
+            counts[subjects.parse_job_subject(subject)[1]] = count
+        offset += len(found)
+        if not found or offset >= info.get("total", 0):
+            state = info["state"]
+            return Depth(state["messages"], state["first_seq"], state["last_seq"], counts)
+
+
+async def list_consumers(connection: Connection, queue: str) -> list[dict[str, Any]]:
+    """The raw info of the queue's durables."""
+    found: list[dict[str, Any]] = []
+    while True:
+        answer = await connection.api(f"CONSUMER.LIST.{subjects.work_stream(queue)}", {"offset": len(found)})
+        page = answer.get("consumers") or []
+        found += page
+        if not page or len(found) >= answer.get("total", 0):
+            return [item for item in found if item["config"].get("filter_subject")]
+
+
+def consumer_of(info: dict[str, Any]) -> WorkConsumer:
+    """Which type and priority a durable serves."""
+    return subjects.parse_job_subject(info["config"]["filter_subject"])[1]
+
+
+def is_paused(info: dict[str, Any]) -> bool:
+    """Whether the stream is marked as paused."""
+    return (info["config"].get("metadata") or {}).get(PAUSED_FLAG) == "true"
+
+
+def _spec(entry: Entry) -> QueueSpec:
+    return QueueSpec.model_validate_json(entry.value or b"")
+
+
+def _unknown(queue: str, known: list[str]) -> NotFound:
+    names = f"there are: {', '.join(known)}" if known else "`launch queue apply FILE` makes one"
+    return NotFound(f"there is no queue '{queue[:80]}'", hint=names)

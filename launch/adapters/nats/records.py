@@ -1,0 +1,126 @@
+"""Job records, presence and leases: the typed buckets."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import TypeVar
+
+from launch import subjects
+from launch.adapters.nats.bucket import Bucket, Entry
+from launch.adapters.nats.connection import Connection
+from launch.errors import Conflict
+from launch.ports import SYNCED, Changed, Synced, Versioned
+from launch.presence import AgentPresence
+from launch.record import JobRecord
+from launch.subjects import JobId
+
+T = TypeVar("T")
+
+
+def _record(entry: Entry) -> JobRecord:
+    return JobRecord.model_validate_json(entry.value or b"")
+
+
+def _presence(entry: Entry) -> AgentPresence:
+    return AgentPresence.model_validate_json(entry.value or b"")
+
+
+async def watch_typed(
+    bucket: Bucket, keys: str, parse: Callable[[Entry], T], name: Callable[[str], str]
+) -> AsyncGenerator[Changed[T] | Synced]:
+    """A bucket's watch with values parsed and keys named as the rest of the program names them."""
+    async with aclosing(bucket.watch(keys)) as entries:
+        async for entry in entries:
+            if isinstance(entry, Synced):
+                yield SYNCED
+            else:
+                yield Changed(name(entry.key), None if entry.value is None else parse(entry), entry.revision)
+
+
+class NatsRecords:
+    """`launch.ports.Records`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._bucket = Bucket(connection, subjects.JOBS_BUCKET)
+
+    async def get(self, job: JobId) -> Versioned[JobRecord] | None:
+        entry = await self._bucket.get(job.key)
+        return None if entry is None else Versioned(_record(entry), entry.revision)
+
+    async def create(self, record: JobRecord) -> int:
+        return await self._bucket.create(record.id.key, _json(record))
+
+    async def update(self, record: JobRecord, revision: int) -> int:
+        return await self._bucket.update(record.id.key, _json(record), revision)
+
+    async def history(self, job: JobId) -> builtins.list[JobRecord]:
+        return [_record(entry) for entry in await self._bucket.history(job.key) if entry.value is not None]
+
+    async def list(self, queue: str | None = None) -> builtins.list[JobRecord]:
+        entries = await self._bucket.all(f"{queue}.>" if queue else ">")
+        return sorted((_record(entry) for entry in entries), key=lambda record: record.id)
+
+    def watch(
+        self, *, queue: str | None = None, job: JobId | None = None
+    ) -> AsyncGenerator[Changed[JobRecord] | Synced]:
+        keys = job.key if job else f"{queue}.>" if queue else ">"
+        return watch_typed(self._bucket, keys, _record, lambda key: str(JobId.from_key(key)))
+
+
+class NatsAgents:
+    """`launch.ports.Agents`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._bucket = Bucket(connection, subjects.AGENTS_BUCKET)
+
+    async def put(self, presence: AgentPresence, *, ttl_s: float) -> None:
+        await self._bucket.put(presence.agent_id, presence.model_dump_json().encode(), ttl_s=ttl_s)
+
+    async def remove(self, agent_id: str) -> None:
+        await self._bucket.delete(agent_id)
+
+    async def get(self, agent_id: str) -> AgentPresence | None:
+        entry = await self._bucket.get(agent_id)
+        return None if entry is None else _presence(entry)
+
+    async def list(self, queue: str | None = None) -> builtins.list[AgentPresence]:
+        present = [_presence(entry) for entry in await self._bucket.all()]
+        return sorted((p for p in present if queue in (None, p.queue)), key=lambda p: p.agent_id)
+
+    def watch(self) -> AsyncGenerator[Changed[AgentPresence] | Synced]:
+        return watch_typed(self._bucket, ">", _presence, str)
+
+
+class NatsLeases:
+    """`launch.ports.Leases`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._bucket = Bucket(connection, subjects.LEASES_BUCKET)
+
+    async def acquire(self, name: str, holder: str, *, ttl_s: float) -> int | None:
+        try:
+            return await self._bucket.create(name, holder.encode(), ttl_s=ttl_s)
+        except Conflict:
+            return None
+
+    async def renew(self, name: str, holder: str, revision: int, *, ttl_s: float) -> int | None:
+        try:
+            return await self._bucket.update(name, holder.encode(), revision, ttl_s=ttl_s)
+        except Conflict:
+            return None
+
+    async def release(self, name: str, revision: int) -> None:
+        try:
+            await self._bucket.delete(name, revision=revision)
+        except Conflict:
+            return
+
+    async def holder(self, name: str) -> str | None:
+        entry = await self._bucket.get(name)
+        return None if entry is None or entry.value is None else entry.value.decode()
+
+
+def _json(record: JobRecord) -> bytes:
+    return record.model_dump_json(exclude_none=True).encode()

@@ -1,0 +1,125 @@
+"""How every stream and bucket should be, and making it so.
+
+Creation is idempotent. What can be changed in place is repaired and reported; what can't be (retention, storage) is an
+error that names it, since repairing would lose jobs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from launch import subjects
+from launch.adapters.nats.connection import STREAM_NOT_FOUND, ApiError, Connection
+from launch.errors import BrokerError
+
+SECOND = 1_000_000_000
+DAY = 86_400 * SECOND
+GIB = 1024**3
+
+WORK_MAX_BYTES = GIB
+"""A queue that holds this much refuses more jobs; small specs make about three million of them."""
+LOGS_MAX_BYTES = 8 * GIB
+LOGS_MAX_AGE = 30 * DAY
+DEDUPE_WINDOW = 120 * SECOND
+RECORD_HISTORY = 64
+MARKER_TTL = 60 * SECOND
+
+_FIXED = ("retention", "storage")
+
+
+def work_stream_config(queue: str, replicas: int) -> dict[str, Any]:
+    """One queue's stream: a full one refuses (`discard: new`), it never drops.
+
+    Message schedules stay off: the server does not combine them with `discard: new`.
+    """
+    return {
+        "name": subjects.work_stream(queue),
+        "subjects": subjects.work_stream_subjects(queue),
+        "retention": "workqueue",
+        "storage": "file",
+        "discard": "new",
+        "max_bytes": WORK_MAX_BYTES,
+        "allow_direct": True,
+        "allow_atomic": True,
+        "duplicate_window": DEDUPE_WINDOW,
+        "num_replicas": replicas,
+        "republish": {"src": f"queue.{queue}.>", "dest": subjects.submitted_subject(queue), "headers_only": True},
+    }
+
+
+def logs_stream_config(replicas: int) -> dict[str, Any]:
+    """The one stream of all jobs' output: the oldest goes first, by age and by size."""
+    return {
+        "name": subjects.LOG_STREAM,
+        "subjects": [subjects.LOG_SUBJECTS],
+        "retention": "limits",
+        "storage": "file",
+        "discard": "old",
+        "max_bytes": LOGS_MAX_BYTES,
+        "max_age": LOGS_MAX_AGE,
+        "allow_direct": True,
+        "num_replicas": replicas,
+    }
+
+
+def bucket_config(bucket: str, replicas: int, *, history: int = 1, expiring: bool = False) -> dict[str, Any]:
+    """A KV bucket as NATS clients know it; `expiring` ones take a TTL a key and leave a marker when it runs out."""
+    config: dict[str, Any] = {
+        "name": subjects.bucket_stream(bucket),
+        "subjects": [subjects.bucket_subject(bucket, ">")],
+        "retention": "limits",
+        "storage": "file",
+        "discard": "new",
+        "max_msgs_per_subject": history,
+        "allow_rollup_hdrs": True,
+        "deny_delete": True,
+        "allow_direct": True,
+        "num_replicas": replicas,
+    }
+    if expiring:
+        config |= {"allow_msg_ttl": True, "subject_delete_marker_ttl": MARKER_TTL}
+    return config
+
+
+def base_configs(replicas: int) -> list[dict[str, Any]]:
+    """Everything that exists once, whatever the queues."""
+    return [
+        bucket_config(subjects.QUEUES_BUCKET, replicas),
+        bucket_config(subjects.JOBS_BUCKET, replicas, history=RECORD_HISTORY),
+        bucket_config(subjects.AGENTS_BUCKET, replicas, expiring=True),
+        bucket_config(subjects.LEASES_BUCKET, replicas, expiring=True),
+        logs_stream_config(replicas),
+    ]
+
+
+async def ensure_stream(connection: Connection, config: Mapping[str, Any]) -> list[str]:
+    """Make one stream as `config` says; returns a line for what was created or repaired."""
+    name = config["name"]
+    try:
+        info = await connection.api(f"STREAM.INFO.{name}")
+    except ApiError as error:
+        if error.err_code != STREAM_NOT_FOUND:
+            raise
+        await connection.api(f"STREAM.CREATE.{name}", config)
+        return [f"stream {name} created"]
+    present: dict[str, Any] = info["config"]
+    drift = {key: value for key, value in config.items() if key != "first_seq" and not _same(present.get(key), value)}
+    fixed = [f"{key} is {present.get(key)}, should be {config[key]}" for key in _FIXED if key in drift]
+    if fixed:
+        raise BrokerError(
+            f"stream {name} can't be used: {', '.join(fixed)}",
+            hint=f"this can't be changed in place; move its messages, delete the stream {name}, and apply again",
+        )
+    if not drift:
+        return []
+    await connection.api(f"STREAM.UPDATE.{name}", {**present, **drift})
+    return [f"stream {name} repaired: {', '.join(sorted(drift))}"]
+
+
+def _same(present: object, wanted: object) -> bool:
+    if isinstance(wanted, dict):
+        return isinstance(present, dict) and all(_same(present.get(key), value) for key, value in wanted.items())
+    if isinstance(wanted, list) and isinstance(present, list):
+        return sorted(wanted) == sorted(present)
+    return present == wanted or (not present and not wanted)

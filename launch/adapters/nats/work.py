@@ -1,0 +1,272 @@
+"""Taking jobs: durables that appear with the types that are used, and pulls that know priorities.
+
+nats-py's own fetch knows neither priority groups nor several consumers at once, so the pull protocol
+(`$JS.API.CONSUMER.MSG.NEXT`) is spoken here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
+
+import nats.errors
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from launch import subjects
+from launch.adapters.nats.connection import Connection, header_of, status_of, translated
+from launch.adapters.nats.queues import (
+    FOREVER,
+    consumer_of,
+    is_paused,
+    list_consumers,
+    read_depth,
+    stream_info,
+)
+from launch.errors import BrokerError, BrokerUnavailable, LaunchError
+from launch.ports import Delivery, Message
+from launch.subjects import JobId, Priority, WorkConsumer
+
+MAX_WAITING = 100_000
+NO_WAIT_ANSWER_S = 5.0
+_ENDED = (404, 408)
+_NOBODY = 503
+_REFUSED = 409
+
+
+class NatsWork:
+    """`launch.ports.Work`."""
+
+    def __init__(self, connection: Connection, ack_wait_s: float) -> None:
+        self._connection = connection
+        self._ack_wait_s = ack_wait_s
+
+    # -- which consumers ----------------------------------------------------------------------------------------
+
+    async def consumers(self, queue: str, job_types: Sequence[str] | None) -> AsyncGenerator[tuple[WorkConsumer, ...]]:
+        changed = asyncio.Event()
+        known: set[WorkConsumer] = set()
+        missing: set[WorkConsumer] = set()
+
+        def on_notice(msg: Msg) -> None:
+            with contextlib.suppress(LaunchError):
+                consumer = subjects.parse_job_subject(msg.subject)[1]
+                if consumer not in known:
+                    missing.add(consumer)
+                    changed.set()
+
+        created = f"$JS.EVENT.ADVISORY.CONSUMER.CREATED.{subjects.work_stream(queue)}.>"
+        async with contextlib.AsyncExitStack() as stack:
+            stack.enter_context(self._connection.on_reconnect(changed.set))
+            # In one queue group, so that each notice costs one agent a look, not all of them; the rest learn of a new
+            # durable from the server's advisory.
+            notices = self._connection.subscription(subjects.submitted_subject(queue), on_notice, group="agents")
+            await stack.enter_async_context(notices)
+            await stack.enter_async_context(self._connection.subscription(created, lambda _: changed.set()))
+            told: tuple[WorkConsumer, ...] | None = None
+            while True:
+                changed.clear()
+                try:
+                    depth = await read_depth(self._connection, queue)
+                    wanted = set(depth.subjects) | missing
+                    wanted |= {WorkConsumer(job_type, Priority.MEDIUM) for job_type in job_types or ()}
+                    present = {consumer_of(item) for item in await list_consumers(self._connection, queue)}
+                    for consumer in wanted - present:
+                        await self._create(queue, consumer)
+                except BrokerUnavailable:
+                    if told is None:
+                        raise
+                    await changed.wait()
+                    continue
+                known |= present | wanted
+                missing.clear()
+                mine = tuple(
+                    sorted(
+                        (c for c in present | wanted if job_types is None or c.job_type in job_types),
+                        key=lambda c: (c.priority.rank, c.job_type),
+                    )
+                )
+                if mine != told:
+                    told = mine
+                    yield mine
+                await changed.wait()
+
+    async def _create(self, queue: str, consumer: WorkConsumer) -> None:
+        stream = subjects.work_stream(queue)
+        config: dict[str, Any] = {
+            "name": consumer.name,
+            "durable_name": consumer.name,
+            "filter_subject": consumer.subject(queue),
+            "deliver_policy": "all",
+            "ack_policy": "explicit",
+            "ack_wait": int(self._ack_wait_s * 1e9),
+            "max_deliver": -1,
+            "max_ack_pending": -1,
+            "max_waiting": MAX_WAITING,
+            "priority_groups": [subjects.PULL_GROUP],
+            "priority_policy": "prioritized",
+        }
+        if is_paused(await stream_info(self._connection, queue)):
+            config["pause_until"] = FOREVER
+        subject = f"CONSUMER.CREATE.{stream}.{consumer.name}.{config['filter_subject']}"
+        await self._connection.api(subject, {"stream_name": stream, "config": config})
+
+    # -- pulling ------------------------------------------------------------------------------------------------
+
+    async def pull_now(self, queue: str, consumer: WorkConsumer, batch: int) -> list[Delivery]:
+        request = {"batch": batch, "no_wait": True, "group": subjects.PULL_GROUP, "priority": 0}
+        round_ = _Round(self._connection, queue)
+        try:
+            await round_.start([consumer], request)
+            async with asyncio.timeout(NO_WAIT_ANSWER_S):
+                while round_.open and len(round_.taken) < batch:
+                    await round_.next()
+        except TimeoutError:
+            if not round_.taken:
+                raise BrokerUnavailable(f"pull from {queue}: NATS did not answer in time") from None
+        except asyncio.CancelledError:
+            self._give_back(round_)
+            raise
+        finally:
+            round_.stop()
+        return round_.taken
+
+    async def pull_wait(
+        self, queue: str, consumers: Sequence[WorkConsumer], *, rank: int, wait_s: float
+    ) -> list[Delivery]:
+        request = {"batch": 1, "expires": int(wait_s * 1e9), "group": subjects.PULL_GROUP, "priority": rank}
+        round_ = _Round(self._connection, queue)
+        try:
+            await round_.start(consumers, request)
+            with contextlib.suppress(TimeoutError):
+                # The server ends the pulls itself; a little more than it takes, in case its word was lost.
+                async with asyncio.timeout(wait_s + NO_WAIT_ANSWER_S):
+                    while round_.open and not round_.taken:
+                        await round_.next()
+            if round_.open:
+                await round_.drain()
+        except asyncio.CancelledError:
+            self._give_back(round_)
+            raise
+        finally:
+            round_.stop()
+        return round_.taken
+
+    def _give_back(self, round_: _Round) -> None:
+        """After a cancelled pull: what had already arrived, or still does, goes back at once."""
+
+        async def give_back() -> None:
+            with contextlib.suppress(LaunchError):
+                await round_.drain()
+                for delivery in round_.taken:
+                    await self.nak(delivery.reply)
+
+        round_.kept = True
+        task = asyncio.get_running_loop().create_task(give_back(), name="give back a cancelled pull")
+        self._connection.in_background(task)
+
+    # -- answering ----------------------------------------------------------------------------------------------
+
+    async def ack(self, reply: str) -> None:
+        await self._connection.request(reply, b"+ACK", what="ack a job")
+
+    async def nak(self, reply: str, *, delay_s: float = 0.0) -> None:
+        body = b"-NAK" if delay_s <= 0 else b"-NAK " + json.dumps({"delay": int(delay_s * 1e9)}).encode()
+        await self._connection.publish(reply, body)
+
+    async def term(self, reply: str, *, why: str) -> None:
+        await self._connection.request(reply, b"+TERM " + why.encode()[:200], what="terminate a job")
+
+    async def progress(self, replies: Sequence[str]) -> None:
+        for reply in replies:
+            await self._connection.publish(reply, b"+WPI")
+
+
+class _Round:
+    """One set of pulls that share an inbox; ending the subscription cancels those that are still open."""
+
+    def __init__(self, connection: Connection, queue: str) -> None:
+        self._connection = connection
+        self._queue = queue
+        self._events: asyncio.Queue[Msg | None] = asyncio.Queue()
+        self._sub: Subscription | None = None
+        self._stack = contextlib.ExitStack()
+        self.open = 0
+        self.taken: list[Delivery] = []
+        self.kept = False
+
+    async def start(self, consumers: Sequence[WorkConsumer], request: dict[str, Any]) -> None:
+        inbox = self._connection.client.new_inbox()
+        self._stack.enter_context(self._connection.on_reconnect(lambda: self._events.put_nowait(None)))
+
+        async def arrived(msg: Msg) -> None:
+            self._events.put_nowait(msg)
+
+        with translated("pull"):
+            self._sub = await self._connection.client.subscribe(inbox, cb=arrived)
+        body = json.dumps(request).encode()
+        stream = subjects.work_stream(self._queue)
+        self.open = len(consumers)
+        for consumer in consumers:
+            subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer.name}"
+            await self._connection.publish(subject, body, reply=inbox)
+
+    async def next(self) -> None:
+        """Wait for one event and take it in."""
+        self._take(await self._events.get())
+
+    def _take(self, msg: Msg | None) -> None:
+        if msg is None:
+            self.open = 0  # the connection was interrupted: the server has forgotten these pulls
+            return
+        status = status_of(msg)
+        if status == 0:
+            self.taken.append(_delivery(self._queue, msg))
+            self.open -= 1
+        elif status in _ENDED:
+            self.open -= 1
+        elif status == _NOBODY:
+            raise BrokerUnavailable(f"pull from {self._queue}: nobody answered; the queue has no leader, or is gone")
+        elif status == _REFUSED:
+            raise BrokerError(f"pull from {self._queue}: {header_of(msg, 'Description')}")
+
+    async def drain(self) -> None:
+        """Cancel what is open and take in what the server had already sent."""
+        if self._sub is None:
+            return
+        with contextlib.suppress(nats.errors.Error, TimeoutError):
+            await self._sub.drain()  # type: ignore[no-untyped-call]  # untyped in nats-py
+        while not self._events.empty():
+            with contextlib.suppress(BrokerError):
+                self._take(self._events.get_nowait())
+        self._sub = None
+        self.open = 0
+        self._stack.close()
+
+    def stop(self) -> None:
+        """Leave at once, unless a clean-up still owns this round."""
+        if self.kept:
+            return
+        sub, self._sub = self._sub, None
+        self._stack.close()
+        if sub is not None:
+            # Local removal is what counts; the UNSUB goes out with the next flush.
+            task = asyncio.get_running_loop().create_task(_unsubscribe(sub), name="end a pull")
+            self._connection.in_background(task)
+
+
+async def _unsubscribe(sub: Subscription) -> None:
+    with contextlib.suppress(nats.errors.Error):
+        await sub.unsubscribe()
+
+
+def _delivery(queue: str, msg: Msg) -> Delivery:
+    metadata = msg.metadata
+    _, consumer = subjects.parse_job_subject(msg.subject)
+    message = Message(
+        JobId(queue, metadata.sequence.stream), consumer, msg.data, metadata.timestamp, dict(msg.headers or {})
+    )
+    return Delivery(message, msg.reply, metadata.num_delivered)
