@@ -1,4 +1,7 @@
-"""`.ci/engine` runs a command with an engine behind it, and stops the engine only if it started it itself."""
+"""`.ci/engine` runs a command with an engine behind it, and stops the engine only if it started it itself.
+
+An engine started here lives in a network namespace of its own: two in one would take each other's bridge away.
+"""
 
 import os
 import signal
@@ -10,18 +13,21 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / ".ci" / "engine"
 LIMIT_S = 50
+APART = (*(() if os.geteuid() == 0 else ("sudo", "--preserve-env")), "unshare", "--net")
 
 
-def run_engine(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the script with a command."""
+def run_engine(
+    *command: str, environment: dict[str, str] | None = None, before: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    """Run the script with a command; `before` is what runs the script."""
     return subprocess.run(
-        [str(SCRIPT), "run", "--", *command],
+        [*before, str(SCRIPT), "run", "--", *command],
         check=False,
         capture_output=True,
         text=True,
         timeout=LIMIT_S,
         input="from stdin\n",
-        env={**os.environ, **environment},
+        env={**os.environ, **(environment or {})},
     )
 
 
@@ -34,7 +40,7 @@ def second_engine(tmp_path: Path) -> dict[str, str]:
         pytest.fail(f"the temporary directory's name is too long for a socket: {socket}", pytrace=False)
     return {
         "DOCKER_HOST": f"unix://{socket}",
-        "DOCKERD_ARGS": f"--data-root {tmp_path}/data --exec-root {tmp_path}/exec --bridge none --iptables=false",
+        "DOCKERD_ARGS": f"--data-root {tmp_path}/data --exec-root {tmp_path}/exec",
     }
 
 
@@ -46,7 +52,9 @@ def test_an_engine_that_answers_is_used_and_left(engine_url: str) -> None:
 
 
 def test_an_engine_started_here_is_stopped_whatever_the_command_does(second_engine: dict[str, str]) -> None:
-    done = run_engine("sh", "-c", 'docker info --format "{{.ServerVersion}}" && exit 3', **second_engine)
+    done = run_engine(
+        "sh", "-c", 'docker info --format "{{.ServerVersion}}" && exit 3', environment=second_engine, before=APART
+    )
     assert done.returncode == 3, done.stderr
     assert done.stdout.strip()
     assert "starting dockerd" in done.stderr
@@ -55,8 +63,9 @@ def test_an_engine_started_here_is_stopped_whatever_the_command_does(second_engi
 
 
 def test_a_signal_reaches_the_command_and_the_engine_is_stopped(second_engine: dict[str, str]) -> None:
+    command = "trap 'echo asked to stop; exit 9' TERM; echo ready; sleep 60 & wait"
     script = subprocess.Popen(
-        [str(SCRIPT), "run", "--", "sh", "-c", "trap 'echo asked to stop; exit 9' TERM; echo ready; sleep 60 & wait"],
+        [*APART, str(SCRIPT), "run", "--", "sh", "-c", command],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -78,7 +87,8 @@ def test_a_signal_reaches_the_command_and_the_engine_is_stopped(second_engine: d
 
 
 def test_an_engine_that_cannot_start_says_why_in_one_line(second_engine: dict[str, str]) -> None:
-    done = run_engine("true", **{**second_engine, "DOCKERD_ARGS": "--no-such-flag"})
+    environment = {**second_engine, "DOCKERD_ARGS": "--no-such-flag"}
+    done = run_engine("true", environment=environment, before=APART)
     assert done.returncode == 1
     assert "dockerd ended before it answered" in done.stderr
     assert "no-such-flag" in done.stderr
