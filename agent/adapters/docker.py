@@ -1,0 +1,282 @@
+"""The Docker Engine behind the `Engine` port, through aiodocker.
+
+Every vendor error is translated here, once. Every call has a time limit but those that are meant to last: wait, pull
+and following logs. The pool has no limit on connections, since each running job keeps two open for its whole life; a
+limit would make every other call hang once it is reached.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Final
+from urllib.parse import quote, urlsplit
+
+import aiohttp
+from aiodocker import Docker
+from aiodocker.containers import DockerContainer
+from aiodocker.exceptions import DockerError
+
+from agent.core.frames import FrameParser, since_parameter
+from agent.ports import Container, EngineError, EngineInfo, EngineUnavailable, ImageInfo, LogFrame
+from launch.errors import LaunchError
+
+DEFAULT_HOST: Final = "unix:///var/run/docker.sock"
+
+CONNECT_LIMIT_S: Final = 10.0
+LOOK_LIMIT_S: Final = 30.0
+"""For calls that only read the engine's memory."""
+CHANGE_LIMIT_S: Final = 120.0
+"""For calls that touch disks, namespaces and cgroups; a loaded machine takes its time."""
+
+_NOT_MODIFIED, _NOT_FOUND, _CONFLICT, _SERVER_ERROR, _UNAVAILABLE = 304, 404, 409, 500, 503
+_CANNOT_CONNECT = 900
+"""aiodocker's own number for an engine that does not answer."""
+_NEVER = "0001-01-01T00:00:00Z"
+_ADOPT_TRIES = 3
+
+
+class DockerEngine:
+    """One engine. Connects on first use and after every break; used within one event loop."""
+
+    def __init__(self, host: str | None = None) -> None:
+        """`host` is `unix://PATH` or `tcp://HOST:PORT`; None means DOCKER_HOST, or else the usual socket."""
+        self.host = host or os.environ.get("DOCKER_HOST") or DEFAULT_HOST
+        _check_host(self.host)
+        self._docker: Docker | None = None
+
+    async def info(self) -> EngineInfo:
+        """Version and size."""
+        with self._translated("info"):
+            async with asyncio.timeout(LOOK_LIMIT_S):
+                found = await self._client().system.info()
+            return EngineInfo(str(found["ServerVersion"]), int(found["NCPU"]), int(found["MemTotal"]))
+
+    async def image(self, reference: str) -> ImageInfo | None:
+        """The image if it is present, else None."""
+        try:
+            with self._translated("image"):
+                async with asyncio.timeout(LOOK_LIMIT_S):
+                    found = await self._client().images.inspect(quote(reference, safe="/:@"))
+                digests = found.get("RepoDigests") or []
+                return ImageInfo(str(found["Id"]), str(digests[0]) if digests else None)
+        except EngineError as error:
+            if error.status == _NOT_FOUND:
+                return None
+            raise
+
+    async def pull(self, reference: str) -> None:
+        """Fetch an image; returns when it is there. Takes as long as it takes."""
+        parameters = {"fromImage": reference}
+        if not {":", "@"} & set(reference.rsplit("/", 1)[-1]):
+            # Without a tag the engine would fetch every tag there is.
+            parameters["tag"] = "latest"
+        async with self._stream("pull", "POST", "images/create", parameters) as content:
+            while True:
+                with self._translated("pull"):
+                    line = await content.readline()
+                    progress = json.loads(line) if line.strip() else {}
+                if "error" in progress:
+                    raise EngineError("pull", _SERVER_ERROR, str(progress["error"]))
+                if not line:
+                    break
+        if await self.image(reference) is None:
+            raise EngineError("pull", _SERVER_ERROR, "the engine ended the pull, but the image is not there")
+
+    async def create(self, name: str, config: Mapping[str, Any]) -> str:
+        """Create a container, or return the id of the one that has the name."""
+        for tries_left in reversed(range(_ADOPT_TRIES)):
+            try:
+                with self._translated("create"):
+                    async with asyncio.timeout(CHANGE_LIMIT_S):
+                        return str((await self._client().containers.create(dict(config), name=name)).id)
+            except EngineError as error:
+                if error.status != _CONFLICT or not tries_left:
+                    raise
+            # None: it was removed in between, so the name is free.
+            if (existing := await self.inspect(name)) is not None:
+                return existing.id
+        raise AssertionError("the last try returns or raises")
+
+    async def start(self, container: str) -> None:
+        """Start it; no error if it runs."""
+        with self._translated("start", ignore=(_NOT_MODIFIED,)):
+            async with asyncio.timeout(CHANGE_LIMIT_S):
+                await self._container(container).start()
+
+    async def wait(self, container: str) -> None:
+        """Return once the container does not run (any more)."""
+        with self._translated("wait"):
+            await self._container(container).wait()
+
+    async def inspect(self, container: str) -> Container | None:
+        """The container by id or name, or None if there is none."""
+        try:
+            with self._translated("inspect"):
+                async with asyncio.timeout(LOOK_LIMIT_S):
+                    found = await self._container(container).show()
+                return _container_of(found)
+        except EngineError as error:
+            if error.status == _NOT_FOUND:
+                return None
+            raise
+
+    async def list(self, labels: Mapping[str, str]) -> list[Container]:
+        """All containers, running or not, that carry these labels."""
+        wanted = [f"{key}={value}" for key, value in labels.items()]
+        with self._translated("list"):
+            async with asyncio.timeout(LOOK_LIMIT_S):
+                found = await self._client().containers.list(all=True, filters=_json_labels(wanted))
+        # The listing lacks exit codes; what is gone by the time it is looked at was being removed.
+        seen = [await self.inspect(item.id) for item in found]
+        return [container for container in seen if container is not None]
+
+    async def signal(self, container: str, name: str) -> None:
+        """Send a signal; no error if the container does not run, or is gone."""
+        with self._translated("signal", ignore=(_NOT_FOUND, _CONFLICT)):
+            async with asyncio.timeout(LOOK_LIMIT_S):
+                await self._container(container).kill(signal=name)
+
+    async def remove(self, container: str) -> None:
+        """Remove it with its anonymous volumes, killing it if it runs; no error if it is gone or going."""
+        with self._translated("remove", ignore=(_NOT_FOUND, _CONFLICT)):
+            async with asyncio.timeout(CHANGE_LIMIT_S):
+                await self._container(container).delete(force=True, v=True)
+
+    async def logs(self, container: str, *, since: str | None, follow: bool) -> AsyncGenerator[LogFrame]:
+        """Frames from `since` on; with `follow` until the container stops. Closing it closes the connection."""
+        present = await self.inspect(container)
+        if present is None:
+            raise EngineError("logs", _NOT_FOUND, f"No such container: {container}")
+        parameters = {"stdout": "1", "stderr": "1", "timestamps": "1", "follow": "1" if follow else "0"}
+        if since is not None:
+            parameters["since"] = since_parameter(since)
+        parser = FrameParser(tty=present.tty)
+        # aiodocker's own log() merges the two sources and leaks its connection when it is left early.
+        async with self._stream("logs", "GET", f"containers/{present.id}/logs", parameters) as content:
+            while True:
+                with self._translated("logs"):
+                    data = await content.readany()
+                for frame in parser.feed(data) if data else parser.end():
+                    yield frame
+                if parser.error is not None:
+                    raise EngineError("logs", _SERVER_ERROR, parser.error)
+                if not data:
+                    return
+
+    async def close(self) -> None:
+        """Release the connection. Idempotent."""
+        docker, self._docker = self._docker, None
+        if docker is not None:
+            await docker.close()
+            await docker.connector.close()
+
+    @asynccontextmanager
+    async def _stream(
+        self, step: str, method: str, path: str, parameters: Mapping[str, str]
+    ) -> AsyncIterator[aiohttp.StreamReader]:
+        """A request whose answer lasts; left at any time, its connection is closed (and the engine notices)."""
+        docker = self._client()
+        with self._translated(step):
+            if docker.api_version == "auto":
+                await docker.version()
+            response = await docker.session.request(
+                method, f"{docker.docker_host}/{docker.api_version}/{path}", params=parameters
+            )
+        try:
+            if not response.ok:
+                with self._translated(step):
+                    raise DockerError(response.status, _message_of(await response.text()))
+            yield response.content
+        finally:
+            # Not released to the pool: a stream that was left early still has an answer coming.
+            response.close()
+
+    def _client(self) -> Docker:
+        """The client, made when first needed because a connector belongs to a running loop.
+
+        With an address of its own it reads neither the CLI's contexts nor `~/.docker/config.json`, which may be
+        malformed.
+        """
+        if self._docker is None:
+            parts = urlsplit(self.host)
+            connector: aiohttp.BaseConnector
+            if parts.scheme == "unix":
+                url, connector = "http://docker", aiohttp.UnixConnector(path=parts.path, limit=0)
+            else:
+                url, connector = f"http://{parts.netloc}", aiohttp.TCPConnector(limit=0)
+            timeout = aiohttp.ClientTimeout(sock_connect=CONNECT_LIMIT_S)
+            self._docker = Docker(url, connector=connector, timeout=timeout)
+        return self._docker
+
+    def _container(self, container: str) -> DockerContainer:
+        return self._client().containers.container(quote(container, safe=""))
+
+    @contextmanager
+    def _translated(self, step: str, *, ignore: tuple[int, ...] = ()) -> Iterator[None]:
+        """Turn what aiodocker, aiohttp and asyncio raise into the port's two errors; swallow statuses in `ignore`."""
+        try:
+            yield
+        except DockerError as error:
+            if error.status in ignore:
+                return
+            if error.status in (_CANNOT_CONNECT, _UNAVAILABLE):
+                raise self._unavailable(step, error.message) from error
+            # Errors inside a progress stream carry no status of their own.
+            raise EngineError(step, error.status or _SERVER_ERROR, error.message) from error
+        except TimeoutError as error:
+            raise self._unavailable(step, "no answer in time") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise self._unavailable(step, str(error) or type(error).__name__) from error
+        except (ValueError, LookupError) as error:
+            raise self._unavailable(step, f"an answer that makes no sense ({error!r})") from error
+
+    def _unavailable(self, step: str, what: str) -> EngineUnavailable:
+        hint = "is the Docker Engine running, and may this user reach it?"
+        return EngineUnavailable(f"the engine at {self.host} can't {step}: {what}", hint=hint)
+
+
+def _check_host(host: str) -> None:
+    """Refuse an address that can't work, or would not be as private as asked for."""
+    parts = urlsplit(host)
+    if not ((parts.scheme == "unix" and parts.path) or (parts.scheme == "tcp" and parts.netloc)):
+        raise LaunchError(f"'{host}' is not an engine's address", hint="unix:///path/to/socket or tcp://host:port")
+    if parts.scheme == "tcp" and os.environ.get("DOCKER_TLS_VERIFY"):
+        hint = "use a unix socket, forwarded over SSH if need be"
+        raise LaunchError(f"TLS to an engine is not supported, and DOCKER_TLS_VERIFY asks for it at {host}", hint=hint)
+
+
+def _container_of(found: Mapping[str, Any]) -> Container:
+    """The engine's long account, cut to what the port has."""
+    state, config = found["State"], found["Config"]
+    return Container(
+        id=str(found["Id"]),
+        name=str(found["Name"]).removeprefix("/"),
+        state=str(state["Status"]),
+        exit_code=int(state["ExitCode"]),
+        oom_killed=bool(state["OOMKilled"]),
+        error=str(state["Error"]),
+        started_at=_time(state["StartedAt"]),
+        finished_at=_time(state["FinishedAt"]),
+        labels=dict(config.get("Labels") or {}),
+        tty=bool(config.get("Tty")),
+    )
+
+
+def _time(text: str) -> str | None:
+    return None if not text or text == _NEVER else text
+
+
+def _json_labels(wanted: list[str]) -> str:
+    return json.dumps({"label": wanted})
+
+
+def _message_of(body: str) -> str:
+    """The message in an error's body; the body itself where it is not the usual JSON."""
+    try:
+        return str(json.loads(body)["message"])
+    except (ValueError, LookupError, TypeError):
+        return body.strip()
