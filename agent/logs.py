@@ -1,0 +1,227 @@
+"""A container's output on its way to the broker: every byte once, in bounded memory.
+
+The engine's own log file is the buffer: following it never blocks the container, and it can be read again from any
+time on. So this reads no faster than the broker takes, and nothing is lost by a broken connection to either. Following
+alone may miss the end, which is why `finish` reads once more what is behind the last frame seen. Trouble with logs
+never decides what becomes of a job: what can't be stored is told in `LogCounts.error`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from agent.core.chunks import Chunker, Marks
+from agent.log_sender import FIRST_DELAY_S, MAX_DELAY_S, REFUSALS, LogSender
+from agent.ports import Engine, EngineError, EngineUnavailable
+from launch.core.quantity import show_memory
+from launch.ports import Logs
+from launch.subjects import JobId
+
+CHUNK_BYTES: Final = 64 * 1024
+HIGH_WATER_BYTES: Final = 8 * CHUNK_BYTES
+"""The reader stops here until the sender has taken what there is; at most as much again is under way."""
+LINGER_S: Final = 0.02
+"""How long the first line of a batch waits for company."""
+TAIL_BYTES: Final = 2048
+
+_ALIVE = frozenset({"created", "running", "paused", "restarting"})
+_NOT_FOUND = 404
+
+
+@dataclass(frozen=True, slots=True)
+class LogCounts:
+    """What became of an attempt's output.
+
+    `size_bytes` of it were stored (a predecessor's share included), `cut` says that it had more than it may have,
+    `tail` is the end of what was read, and `error` why some of it could not be read or stored, if that is so.
+    """
+
+    size_bytes: int
+    cut: bool
+    tail: bytes
+    error: str | None
+
+
+class LogPump:
+    """Follows one container. The only writer of its attempt's chunks.
+
+        pump = LogPump(engine, broker.logs, job, attempt, container, max_bytes=...)
+        following = group.create_task(pump.run())      # from when the container has been started
+        await engine.wait(container)
+        counts = await pump.finish()                   # ends `run`, too
+
+    For a container that a predecessor followed, `await pump.resume()` first.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        logs: Logs,
+        job: JobId,
+        attempt: int,
+        container: str,
+        *,
+        max_bytes: int,
+        since: str | None = None,
+        linger_s: float = LINGER_S,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._engine = engine
+        self._container = container
+        self._max_bytes = max_bytes
+        self._linger_s = linger_s
+        self._sleep = sleep
+        self._sender = LogSender(logs, job, attempt, sleep)
+        self._marks = Marks(since)
+        self._chunker = Chunker(attempt, min(CHUNK_BYTES, logs.max_chunk_bytes))
+        self._cut_line = f"[log cut at {show_memory(max_bytes)}: max_log_bytes]\n".encode()
+        self._size_bytes = 0
+        self._cut = False
+        self._tail = b""
+        self._error: str | None = None
+        self._pending = asyncio.Event()
+        self._full = asyncio.Event()
+        self._room = asyncio.Event()
+        self._follower: asyncio.Task[None] | None = None
+        self._finishing = False
+        self._not_running = asyncio.Event()
+        self._not_running.set()
+
+    async def resume(self) -> None:
+        """Go on where a predecessor left off, as the broker has it. Waits until the broker answers."""
+        stored = await self._sender.stored()
+        output = [chunk for chunk in stored if chunk.data != self._cut_line]
+        self._cut = len(output) < len(stored)
+        self._marks.restore(output)
+        self._size_bytes = sum(len(chunk.data) for chunk in output)
+        self._tail = b"".join(chunk.data for chunk in output[-2:])[-TAIL_BYTES:]
+
+    async def run(self) -> None:
+        """Follow until the container stops, its output is cut, or `finish` is called; it may also be cancelled."""
+        if self._finishing:
+            return
+        self._not_running.clear()
+        try:
+            async with self._sending() as group:
+                self._follower = group.create_task(self._follow(), name=f"follow {self._container[:12]}")
+                await asyncio.wait([self._follower])
+        finally:
+            self._follower = None
+            self._not_running.set()
+
+    async def finish(self) -> LogCounts:
+        """Call once the container has exited: stop following, read and store the rest. Idempotent.
+
+        Waits for as long as the engine or the broker is away; cancel it to give up.
+        """
+        self._finishing = True
+        if self._follower is not None:
+            self._follower.cancel()
+        await self._not_running.wait()
+        async with self._sending():
+            await self._read_rest()
+        await self._send(final=True)
+        return LogCounts(self._size_bytes, self._cut, self._tail, self._error or self._sender.error)
+
+    async def _follow(self) -> None:
+        """Read while the container lives, over as many connections as that takes."""
+        delay_s = FIRST_DELAY_S
+        while not self._done():
+            before = self._size_bytes
+            try:
+                await self._read(follow=True)
+                found = await self._engine.inspect(self._container)
+                if found is None or found.state not in _ALIVE:
+                    return
+            except EngineUnavailable:
+                pass
+            except EngineError as error:
+                if error.status == _NOT_FOUND:
+                    return
+            delay_s = FIRST_DELAY_S if self._size_bytes > before else min(delay_s * 2, MAX_DELAY_S)
+            if not self._done():
+                await self._sleep(delay_s)
+
+    async def _read_rest(self) -> None:
+        """Read what there is after the last frame seen, to the end."""
+        delay_s, refusals = FIRST_DELAY_S, 0
+        while not self._done():
+            try:
+                await self._read(follow=False)
+                return
+            except EngineUnavailable:
+                pass
+            except EngineError as error:
+                refusals += 1
+                if error.status == _NOT_FOUND or refusals >= REFUSALS:
+                    self._error = f"the rest of the output could not be read: {error.reply}"
+                    return
+            await self._sleep(delay_s)
+            delay_s = min(delay_s * 2, MAX_DELAY_S)
+
+    async def _read(self, *, follow: bool) -> None:
+        """Read one connection's frames, no faster than they are sent."""
+        fresh, add, chunker, pending = self._marks.fresh, self._chunker.add, self._chunker, self._pending
+        since = self._marks.since()
+        async with aclosing(self._engine.logs(self._container, since=since, follow=follow)) as frames:
+            async for frame in frames:
+                data = fresh(frame)
+                if not data:
+                    continue
+                if self._size_bytes + len(data) > self._max_bytes:
+                    self._cut = True
+                    add("stderr", frame.time, self._cut_line)
+                    pending.set()
+                    return
+                self._size_bytes += len(data)
+                add(frame.source, frame.time, data)
+                pending.set()
+                if chunker.pending_bytes >= HIGH_WATER_BYTES:
+                    self._full.set()
+                    self._room.clear()
+                    await self._room.wait()
+                    if self._sender.error is not None:
+                        return
+
+    def _done(self) -> bool:
+        """Whether nothing that could still be read would be stored."""
+        return self._cut or self._sender.error is not None
+
+    @asynccontextmanager
+    async def _sending(self) -> AsyncIterator[asyncio.TaskGroup]:
+        """Send, beside the body, what the body reads; leaves with everything sent but an unfinished line."""
+        ended = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._send_until(ended), name=f"send logs of {self._container[:12]}")
+            yield group
+            ended.set()
+            self._pending.set()
+            self._full.set()
+
+    async def _send_until(self, ended: asyncio.Event) -> None:
+        while True:
+            await self._pending.wait()
+            if not ended.is_set() and not self._full.is_set() and self._linger_s > 0:
+                try:
+                    async with asyncio.timeout(self._linger_s):
+                        await self._full.wait()
+                except TimeoutError:
+                    pass
+            last = ended.is_set()
+            await self._send(final=False)
+            if last:
+                return
+
+    async def _send(self, *, final: bool) -> None:
+        self._pending.clear()
+        self._full.clear()
+        chunks = self._chunker.take(final=final)
+        self._room.set()
+        if chunks:
+            ends = b"".join(chunk.data[-TAIL_BYTES:] for chunk in chunks[-2:] if chunk.data != self._cut_line)
+            self._tail = (self._tail + ends)[-TAIL_BYTES:]
+        await self._sender.send(chunks)
