@@ -1,0 +1,117 @@
+"""Where NATS is and where data goes: read once from flags, environment and files, then passed on as values.
+
+NATS is looked for in this order: `--server`; `NATS_URL`; a context of the `nats` CLI (`NATS_CONTEXT`, or the one that
+`nats context select` chose); this data directory's embedded server, if it runs; `nats://127.0.0.1:4222`. The first two
+and a context count as named by the user: then nothing else is tried, and nothing is started in their place.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from launch.errors import LaunchError
+
+DEFAULT_URL = "nats://127.0.0.1:4222"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A server to connect to. `named`: the user chose it; `source` says where it was found, for messages."""
+
+    url: str
+    credentials: Path | None
+    named: bool
+    source: str
+
+
+def data_dir(env: Mapping[str, str]) -> Path:
+    """Where this user's embedded server and local agents keep their files: `LAUNCH_DATA_DIR`, or the XDG data home."""
+    if chosen := env.get("LAUNCH_DATA_DIR"):
+        return Path(chosen).expanduser().absolute()
+    base = env.get("XDG_DATA_HOME")
+    home = Path(base) if base and Path(base).is_absolute() else Path(env.get("HOME") or Path.home()) / ".local/share"
+    return home / "nats-launch"
+
+
+def find_server(
+    flag: str | None, env: Mapping[str, str], *, embedded_url: str | None, credentials: Path | None = None
+) -> Endpoint:
+    """Choose the server.
+
+    `embedded_url` is the address of this data directory's embedded server if it runs. `credentials` (a `.creds` file)
+    wins over `NATS_CREDS`. Raises `LaunchError` for a context that can't be read or used.
+    """
+    creds = credentials or (Path(env["NATS_CREDS"]).expanduser() if env.get("NATS_CREDS") else None)
+    if creds is not None and not creds.is_file():
+        raise LaunchError(f"the credentials file {creds} does not exist", hint="set NATS_CREDS to a .creds file")
+    if flag:
+        return Endpoint(_with_scheme(flag), creds, named=True, source="--server")
+    if url := env.get("NATS_URL"):
+        return Endpoint(_with_scheme(url), creds, named=True, source="NATS_URL")
+    if context := _context(env):
+        name, url, context_creds = context
+        return Endpoint(url, creds or context_creds, named=True, source=f"the nats context '{name}'")
+    if embedded_url:
+        return Endpoint(embedded_url, creds, named=False, source="the embedded server")
+    return Endpoint(DEFAULT_URL, creds, named=False, source="the default address")
+
+
+def _with_scheme(url: str) -> str:
+    """`host`, `host:port` and comma-separated lists of them are fine, as in NATS's own tools."""
+    return ",".join(part if "://" in part else f"nats://{part}" for part in (p.strip() for p in url.split(",")) if part)
+
+
+def _context(env: Mapping[str, str]) -> tuple[str, str, Path | None] | None:
+    """Name, address and credentials of the chosen `nats` CLI context; None if none is chosen."""
+    config = env.get("XDG_CONFIG_HOME")
+    root = (Path(config) if config else Path(env.get("HOME") or Path.home()) / ".config") / "nats"
+    name = env.get("NATS_CONTEXT")
+    if not name:
+        try:
+            name = (root / "context.txt").read_text().strip()
+        except OSError:
+            return None
+    if not name:
+        return None
+    path = root / "context" / f"{name}.json"
+    try:
+        found: Any = json.loads(path.read_text())
+    except OSError:
+        raise LaunchError(
+            f"there is no nats context '{name}' ({path})", hint="choose another by NATS_CONTEXT, or name a --server"
+        ) from None
+    except ValueError:
+        raise LaunchError(f"the nats context '{name}' ({path}) is not JSON") from None
+    if not isinstance(found, dict):
+        raise LaunchError(f"the nats context '{name}' ({path}) is not a JSON object")
+    return name, _context_url(name, found), _context_creds(name, found)
+
+
+def _context_url(name: str, context: dict[str, Any]) -> str:
+    unusable = [key for key in ("nkey", "cert", "key", "ca", "socks_proxy", "user_jwt") if context.get(key)]
+    if unusable:
+        raise LaunchError(
+            f"the nats context '{name}' uses {', '.join(unusable)}, which launch can't use",
+            hint="use one with creds, user and password, or token, or name a --server",
+        )
+    urls = _with_scheme(str(context.get("url") or DEFAULT_URL))
+    user, password, token = (str(context.get(key) or "") for key in ("user", "password", "token"))
+    login = f"{quote(user, safe='')}:{quote(password, safe='')}" if user else quote(token, safe="")
+    if not login:
+        return urls
+    parts = (url.split("://", 1) for url in urls.split(","))
+    return ",".join(f"{scheme}://{rest}" if "@" in rest else f"{scheme}://{login}@{rest}" for scheme, rest in parts)
+
+
+def _context_creds(name: str, context: dict[str, Any]) -> Path | None:
+    if not context.get("creds"):
+        return None
+    path = Path(str(context["creds"])).expanduser()
+    if not path.is_file():
+        raise LaunchError(f"the nats context '{name}' names the credentials file {path}, which does not exist")
+    return path
