@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from launch.client import Client as Client
-    from launch.client import Job as Job
-    from launch.client import LogLine as LogLine
     from launch.client import connect as connect
     from launch.core.capacity import Amount as Amount
     from launch.core.states import Reason as Reason
     from launch.core.states import State as State
     from launch.errors import LaunchError as LaunchError
     from launch.errors import SpecError as SpecError
+    from launch.handle import Job as Job
     from launch.job import JobSpec as JobSpec
     from launch.job import Resources as Resources
+    from launch.lines import LogLine as LogLine
     from launch.presence import AgentPresence as AgentPresence
     from launch.queue import AwsProvider as AwsProvider
     from launch.queue import JobDefaults as JobDefaults
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Client": "launch.client",
-    "Job": "launch.client",
-    "LogLine": "launch.client",
+    "Job": "launch.handle",
+    "LogLine": "launch.lines",
     "connect": "launch.client",
     "Amount": "launch.core.capacity",
     "Reason": "launch.core.states",

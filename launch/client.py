@@ -1,0 +1,169 @@
+"""The Python API: submit jobs, follow them, cancel them; look at queues and agents.
+
+A `Client` is one connection; what concerns one job is in its handle, `launch.handle.Job`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from launch.core.states import State
+from launch.errors import NotFound, Problem, SpecError
+from launch.handle import Job, unclaimed_record
+from launch.job import JobSpec
+from launch.ports import Broker, Clock, QueueStatus
+from launch.presence import AgentPresence
+from launch.queue import QueueSpec
+from launch.record import JobRecord
+from launch.subjects import MAX_SPEC_BYTES, JobId, Priority
+
+DEFAULT_JOB_TYPE = "default"
+"""The type of a job that names none, in a queue that takes any."""
+
+
+@asynccontextmanager
+async def connect(
+    server: str | None = None, *, name: str = "launch-client", credentials: Path | None = None
+) -> AsyncGenerator[Client]:
+    """A connected `Client`, closed at the end of the block.
+
+    Without `server`, NATS is found as `launch.settings` says: `NATS_URL`, a `nats` CLI context, the embedded server of
+    this user, or the default address. Raises `BrokerUnavailable` if nobody answers there, `BrokerUnsuitable` if the
+    server is too old.
+    """
+    from launch import server as embedded
+    from launch import settings
+    from launch.adapters import nats
+
+    running = embedded.find_running(settings.data_dir(os.environ))
+    found = settings.find_server(
+        server, os.environ, embedded_url=running.url if running else None, credentials=credentials
+    )
+    broker = await nats.connect(found.url, name=name, credentials=found.credentials)
+    try:
+        yield Client(broker)
+    finally:
+        await broker.close()
+
+
+class Client:
+    """Everything that a submitter asks of a broker. Usually made by `connect`."""
+
+    def __init__(self, broker: Broker, *, clock: Clock | None = None) -> None:
+        if clock is None:
+            from launch.adapters.clock import SystemClock
+
+            clock = SystemClock()
+        self.broker = broker
+        self.clock = clock
+
+    # -- jobs ---------------------------------------------------------------------------------------------------
+
+    async def submit(
+        self,
+        queue: str,
+        spec: JobSpec,
+        *,
+        job_type: str | None = None,
+        priority: Priority = Priority.MEDIUM,
+        msg_id: str | None = None,
+    ) -> Job:
+        """Publish one job; returns once the broker has stored it.
+
+        The type is `job_type`, or the spec's own; if neither says, the queue's only one, or `default`. With `msg_id`,
+        a repeat of the same submit is recognised and gives the same job (`Job.duplicate` says so). Raises `NotFound`
+        (no such queue), `QueueFull`, `SpecError` (the types disagree, the queue takes no such type, too large).
+        """
+        job_type = _one_type(job_type, spec)
+        queue_spec = await self.broker.queues.get(queue)
+        job_type = _type_in(queue_spec, job_type)
+        body = spec.model_copy(update={"job_type": job_type}).model_dump_json(exclude_unset=True).encode()
+        if len(body) > MAX_SPEC_BYTES:
+            problem = Problem("", f"found {len(body)} bytes as JSON", f"allowed: at most {MAX_SPEC_BYTES}")
+            raise SpecError("the job spec", [problem])
+        published = await self.broker.jobs.publish(queue, job_type, body, priority=priority, msg_id=msg_id)
+        return Job(self.broker, self.clock, published.job, duplicate=published.duplicate)
+
+    def job(self, job: str | JobId) -> Job:
+        """A handle on a job; does not look whether it exists. Raises `LaunchError` if `job` is no id."""
+        return Job(self.broker, self.clock, JobId.parse(job) if isinstance(job, str) else job)
+
+    async def jobs(
+        self, queue: str | None = None, state: State | None = None, *, limit: int | None = None
+    ) -> list[JobRecord]:
+        """The jobs of one queue or of all, oldest first: records, and queued jobs that have no record yet.
+
+        With `limit`, the last so many; of the jobs without a record, only the first `limit` of each queue are looked
+        at. Raises `NotFound` if a queue is named that does not exist and has left no records.
+        """
+        records = {record.id: record for record in await self.broker.records.list(queue)}
+        if state in (None, State.QUEUED):
+            for name in [queue] if queue else [spec.queue_name for spec in await self.broker.queues.list()]:
+                try:
+                    waiting = await self.broker.jobs.peek(name, limit if limit is not None else 1_000_000)
+                except NotFound:
+                    if queue and not records:
+                        raise
+                    continue
+                for message in waiting:
+                    records.setdefault(message.job, unclaimed_record(message))
+        found = [r for r in records.values() if state is None or r.state is state]
+        found.sort(key=lambda r: (r.submitted_at, r.id))
+        return found[-limit:] if limit is not None else found
+
+    async def cancel(self, job: str | JobId) -> JobRecord:
+        """`Job.cancel` of the job with this id."""
+        return await self.job(job).cancel()
+
+    # -- queues and agents ----------------------------------------------------------------------------------------
+
+    async def apply_queue(self, spec: QueueSpec) -> list[str]:
+        """Make the queue as the spec says; returns a line for each thing that was created or changed."""
+        return await self.broker.queues.apply(spec)
+
+    async def queues(self) -> list[QueueSpec]:
+        """All queues by name."""
+        return await self.broker.queues.list()
+
+    async def queue(self, name: str) -> QueueSpec:
+        """One queue's spec. Raises `NotFound`."""
+        return await self.broker.queues.get(name)
+
+    async def queue_status(self, name: str) -> QueueStatus:
+        """How the queue stands. Raises `NotFound`."""
+        return await self.broker.queues.status(name)
+
+    async def pause_queue(self, name: str, *, paused: bool = True) -> None:
+        """Stop, or resume, handing out the queue's jobs; running jobs go on. Raises `NotFound`."""
+        await self.broker.queues.set_paused(name, paused)
+
+    async def delete_queue(self, name: str) -> int:
+        """Delete the queue and what lies in it; returns how many jobs that were. Raises `NotFound`."""
+        return await self.broker.queues.delete(name)
+
+    async def agents(self, queue: str | None = None) -> list[AgentPresence]:
+        """The agents that are present, by id."""
+        return await self.broker.agents.list(queue)
+
+
+def _one_type(job_type: str | None, spec: JobSpec) -> str | None:
+    if job_type and spec.job_type and job_type != spec.job_type:
+        problem = Problem("job_type", f"found '{spec.job_type}' in the spec and '{job_type}' beside it", "allowed: one")
+        raise SpecError("the job", [problem])
+    return job_type or spec.job_type
+
+
+def _type_in(queue: QueueSpec, job_type: str | None) -> str:
+    types = queue.job_types
+    if job_type is None:
+        if types is not None and len(types) != 1:
+            allowed = f"allowed: one of {', '.join(types)}"
+            raise SpecError(f"the queue {queue.queue_name}", [Problem("job_type", "found no job type", allowed)])
+        return types[0] if types else DEFAULT_JOB_TYPE
+    if types is not None and job_type not in types:
+        allowed = f"allowed: {', '.join(types)}"
+        raise SpecError(f"the queue {queue.queue_name}", [Problem("job_type", f"found '{job_type}'", allowed)])
+    return job_type

@@ -1,0 +1,112 @@
+"""Why a job does not run yet, in one sentence, with what to do about it.
+
+A pure function of what can be seen from outside: the record, the queue's spec and whether it is paused, and the agents
+that are present. It says what is missing with the numbers, never just "pending".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from launch.core.capacity import Amount
+from launch.core.states import State
+from launch.presence import AgentPresence, AgentState
+from launch.queue import AwsProvider, QueueSpec, StaticProvider
+from launch.record import JobRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Why:
+    """The state of affairs in one line, and what the user can do (None: nothing, it goes its way)."""
+
+    text: str
+    hint: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.text}; {self.hint}" if self.hint else self.text
+
+
+def explain(
+    record: JobRecord,
+    *,
+    queue: QueueSpec | None,
+    paused: bool,
+    agents: Sequence[AgentPresence],
+) -> Why | None:
+    """What a job waits for; None if it runs or is over. `agents` may hold agents of other queues."""
+    if record.state is State.RUNNING or record.state.terminal:
+        return None
+    if record.cancel is not None:
+        return Why("waiting to be cancelled")
+    if record.state is State.PREPARING:
+        return _preparing(record, agents)
+    if queue is None:
+        return Why(f"there is no queue '{record.queue}' any more", "apply it again: launch queue apply FILE")
+    if paused:
+        return Why("the queue is paused", f"launch queue resume {record.queue}")
+    if queue.job_types is not None and record.job_type not in queue.job_types:
+        types = ", ".join(queue.job_types)
+        return Why(
+            f"the queue's workers take only {types}, and this is a {record.job_type}", "submit it as one of these"
+        )
+    return _queued(record, queue, [agent for agent in agents if agent.queue == record.queue])
+
+
+def _preparing(record: JobRecord, agents: Sequence[AgentPresence]) -> Why:
+    if record.agent is not None and all(agent.agent_id != record.agent for agent in agents):
+        return Why(f"its agent {record.agent} is not answering", "another one takes over when its lease is up")
+    if record.message:
+        return Why(record.message)
+    image = record.image or (record.spec.image if record.spec else None)
+    made_of = f" the image {image} and its container" if image else " it"
+    return Why(f"{record.agent or 'an agent'} is preparing{made_of}")
+
+
+def _queued(record: JobRecord, queue: QueueSpec, agents: Sequence[AgentPresence]) -> Why:
+    need = queue.with_defaults(record.spec).resources.amount() if record.spec else Amount(slots=1)
+    if not agents:
+        return _no_agents(queue, record)
+    takers = [a for a in agents if a.job_types is None or record.job_type in a.job_types]
+    if not takers:
+        return Why(
+            f"none of the {_count(agents)} present takes the type {record.job_type}",
+            f"start one: launch agent -q {record.queue} -t {record.job_type}",
+        )
+    able = [agent for agent in takers if need.fits_in(agent.capacity)]
+    if not able:
+        best = min(takers, key=lambda agent: need.load_of(agent.capacity))
+        lack = need.shortfall(best.capacity)
+        return Why(
+            f"it fits none of the {_count(takers)} present: it needs {lack}", "ask for less, or add a larger agent"
+        )
+    ready = [agent for agent in able if agent.state is AgentState.READY]
+    if not ready:
+        return Why(f"every agent that could take it is draining ({_count(able)})", "another one has to start")
+    if any(need.fits_in(agent.free) for agent in ready):
+        return _about_to_start(record)
+    held = sum(len(agent.holds) for agent in ready)
+    fullest = min(ready, key=lambda agent: need.load_of(agent.free))
+    return Why(f"{_count(ready)} present, all full (holding {held} jobs): short of {need.shortfall(fullest.free)}")
+
+
+def _about_to_start(record: JobRecord) -> Why:
+    if record.attempt and record.message:
+        return Why(f"between attempts: {record.message}")
+    if record.attempt:
+        return Why(f"between attempts: attempt {record.attempt} ended as {record.reason or 'lost'}")
+    return Why("about to be taken by an agent")
+
+
+def _no_agents(queue: QueueSpec, record: JobRecord) -> Why:
+    text = "no agents are present"
+    if isinstance(queue.provider, StaticProvider):
+        return Why(text, f"start one: launch agent -q {record.queue}")
+    if queue.max_instances == 0:
+        return Why(f"{text}, and the queue's max_instances is 0", "raise it and apply the queue again")
+    kind = "EC2 instance" if isinstance(queue.provider, AwsProvider) else "agent on its machine"
+    return Why(f"{text} yet", f"the scaler starts an {kind}, as long as `launch up` or `launch scaler` runs")
+
+
+def _count(agents: Sequence[AgentPresence]) -> str:
+    return "1 agent" if len(agents) == 1 else f"{len(agents)} agents"

@@ -1,0 +1,227 @@
+"""A handle on one job: its record, its timeline, its output, its end.
+
+Cheap to make and valid from any client. Nothing is polled: `wait` and `logs` are driven by watches, which survive
+reconnects. What a handle changes of a record is only ever the cancel request, or, of a job that nobody has claimed, the
+cancelled state itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import os
+import socket
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
+
+from launch.core.explain import Why, explain
+from launch.core.states import Event, Reason, State
+from launch.errors import Conflict, LaunchError, NotFound, SpecError
+from launch.job import JobSpec
+from launch.lines import LineJoiner, LogLine
+from launch.ports import Broker, Changed, Clock, LogChunk, Message
+from launch.record import CancelRequest, JobRecord
+from launch.specfile import parse_job_json
+from launch.subjects import JobId
+
+_TRIES = 20
+"""How often a compare-and-set is tried again before giving up: each lost try means that somebody else moved it."""
+
+
+class Job:
+    """A handle on one job."""
+
+    def __init__(self, broker: Broker, clock: Clock, job: JobId, *, duplicate: bool = False) -> None:
+        self.id = job
+        self.duplicate = duplicate
+        """Whether the submit that gave this handle was recognised as a repeat."""
+        self._broker = broker
+        self._clock = clock
+
+    def __repr__(self) -> str:
+        return f"<Job {self.id}>"
+
+    async def record(self) -> JobRecord:
+        """What is known of the job now; for one that no agent has claimed, made from its message. Raises `NotFound`."""
+        for _ in range(2):
+            if found := await self._broker.records.get(self.id):
+                return found.value
+            if message := await self._broker.jobs.get(self.id):
+                return unclaimed_record(message)
+            # Neither: it may have been claimed and finished between the two looks, so look once more.
+        raise NotFound(f"there is no job {self.id}", hint=f"launch jobs -q {self.id.queue} lists them")
+
+    async def history(self) -> list[JobRecord]:
+        """The record's past values, oldest first; only the present one if it has no record. Raises `NotFound`."""
+        return await self._broker.records.history(self.id) or [await self.record()]
+
+    async def why(self, record: JobRecord | None = None) -> Why | None:
+        """What the job waits for; None if it runs or is over. Raises `NotFound`."""
+        record = record or await self.record()
+        if record.state is State.RUNNING or record.state.terminal:
+            return None
+        try:
+            queue = await self._broker.queues.get(self.id.queue)
+            paused = (await self._broker.queues.status(self.id.queue)).paused
+        except NotFound:
+            queue, paused = None, False
+        return explain(record, queue=queue, paused=paused, agents=await self._broker.agents.list(self.id.queue))
+
+    async def cancel(self) -> JobRecord:
+        """Ask for the job's end; returns its record as it stands then.
+
+        A job that no agent has claimed is cancelled at once; a claimed one when its agent has stopped it (`wait` for
+        that); one that is over stays as it is. Raises `NotFound`.
+        """
+        for _ in range(_TRIES):
+            try:
+                return await self._try_cancel()
+            except Conflict:
+                continue
+        raise Conflict(f"the record of {self.id} changed {_TRIES} times meanwhile", hint="try again")
+
+    async def _try_cancel(self) -> JobRecord:
+        found = await self._broker.records.get(self.id)
+        record = found.value if found else await self.record()
+        if record.state.terminal:
+            return record
+        now = self._clock.now()
+        request = record.cancel or CancelRequest(requested_at=now, by=_whoami())
+        if record.state is State.QUEUED:
+            said = f"cancelled by {request.by} while queued"
+            ended = record.moved(
+                Event.CANCEL, now, cancel=request, reason=Reason.CANCELLED, message=said, finished_at=now
+            )
+            if found:
+                await self._broker.records.update(ended, found.revision)
+            else:
+                await self._broker.records.create(ended)
+            await self._broker.jobs.discard(self.id)
+            return ended
+        if found is None:
+            raise Conflict(f"{self.id} was claimed just now")
+        if record.cancel is None:
+            record = record.model_copy(update={"cancel": request, "updated_at": now})
+            await self._broker.records.update(record, found.revision)
+        await self._broker.cancels.announce(self.id)
+        return record
+
+    async def changes(self) -> AsyncGenerator[JobRecord]:
+        """The record as it is now and each time it changes, up to a terminal one. Close it if you leave early.
+
+        Raises `NotFound` if there is no such job, or its record is deleted meanwhile.
+        """
+        async with aclosing(self._broker.records.watch(job=self.id)) as watch:
+            seen = False
+            async for change in watch:
+                if isinstance(change, Changed):
+                    if change.value is None:
+                        raise NotFound(f"the record of {self.id} was deleted")
+                    seen = True
+                    yield change.value
+                    if change.value.state.terminal:
+                        return
+                elif not seen:
+                    record = await self.record()
+                    yield record
+                    if record.state.terminal:
+                        return
+
+    async def wait(self, timeout: float | None = None) -> JobRecord:
+        """The terminal record, once there is one. Raises `TimeoutError` after `timeout` seconds, and `NotFound`."""
+        async with asyncio.timeout(timeout), aclosing(self.changes()) as changes:
+            async for record in changes:
+                if record.state.terminal:
+                    return record
+        raise LaunchError(f"the watch of {self.id} ended early")  # a broker that breaks its contract
+
+    async def logs(self, *, follow: bool = True, tail: int | None = None) -> AsyncGenerator[LogLine]:
+        """The job's output, line by line, in the order in which it was stored; of every attempt.
+
+        With `follow` it ends when the job is over and everything stored has been given out; without, at the last line
+        stored now. `tail` starts at the last so many lines. Raises `NotFound`. Close it if you leave early.
+        """
+        await self.record()
+        joiner = LineJoiner()
+        seen = 0
+        if tail is not None:
+            stored = await self._broker.logs.tail(self.id, tail)
+            past = [line for chunk in stored for line in joiner.feed(chunk)]
+            if not follow:
+                past.extend(joiner.flush())
+            for line in past[len(past) - tail :] if tail < len(past) else past:
+                yield line
+            seen = stored[-1].seq if stored else await self._broker.logs.last_seq(self.id)
+        if follow or tail is None:
+            async with aclosing(self._chunks(seen, follow=follow)) as chunks:
+                async for chunk in chunks:
+                    for line in joiner.feed(chunk):
+                        yield line
+        for line in joiner.flush():
+            yield line
+
+    async def _chunks(self, seen: int, *, follow: bool) -> AsyncGenerator[LogChunk]:
+        """Chunks after `seen`; when following, until the job is over and its last chunk was given out."""
+        chunks = self._broker.logs.read(self.id, after_seq=seen, follow=follow)
+        if not follow:
+            async with aclosing(chunks):
+                async for chunk in chunks:
+                    yield chunk
+            return
+        # Both tasks are owned here: they are always ended before this generator is.
+        end = asyncio.create_task(self._last_seq_when_over(), name=f"end of {self.id}")
+        pull: asyncio.Task[LogChunk] | None = None
+        try:
+            while not (end.done() and seen >= end.result()):
+                pull = pull or asyncio.create_task(_next(chunks), name=f"logs of {self.id}")
+                # Once the end is known, only chunks are still to come.
+                await asyncio.wait({pull} if end.done() else {pull, end}, return_when=asyncio.FIRST_COMPLETED)
+                if pull.done():
+                    chunk, pull = pull.result(), None
+                    seen = chunk.seq
+                    yield chunk
+        finally:
+            await _end([task for task in (pull, end) if task is not None])
+            await chunks.aclose()
+
+    async def _last_seq_when_over(self) -> int:
+        await self.wait()
+        return await self._broker.logs.last_seq(self.id)
+
+
+async def _next(chunks: AsyncIterator[LogChunk]) -> LogChunk:
+    return await anext(chunks)
+
+
+async def _end(tasks: Sequence[asyncio.Task[LogChunk] | asyncio.Task[int]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def unclaimed_record(message: Message) -> JobRecord:
+    """The record of a job that has none: queued, as it lies in its queue."""
+    spec: JobSpec | None
+    trouble = None
+    try:
+        spec = parse_job_json(message.body, source=str(message.job))
+    except SpecError as error:
+        spec, trouble = None, f"will be refused as invalid: {error.problems[0]}"
+    return JobRecord(
+        queue=message.job.queue,
+        seq=message.job.seq,
+        job_type=message.consumer.job_type,
+        priority=message.consumer.priority,
+        message=trouble,
+        spec=spec,
+        submitted_at=message.published_at,
+        updated_at=message.published_at,
+    )
+
+
+def _whoami() -> str:
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
