@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from datetime import datetime
 from pathlib import Path
 
 from launch.core.states import State
@@ -22,6 +23,9 @@ from launch.subjects import MAX_SPEC_BYTES, JobId, Priority
 
 DEFAULT_JOB_TYPE = "default"
 """The type of a job that names none, in a queue that takes any."""
+
+MAX_LISTED = 1_000_000
+"""As many jobs of one queue are listed when no limit is given."""
 
 
 @asynccontextmanager
@@ -96,23 +100,27 @@ class Client:
     ) -> list[JobRecord]:
         """The jobs of one queue or of all, oldest first: records, and queued jobs that have no record yet.
 
-        With `limit`, the last so many; of the jobs without a record, only the first `limit` of each queue are looked
-        at. Raises `NotFound` if a queue is named that does not exist and has left no records.
+        With `limit`, at most so many that have a record (the latest), and in each queue so many that have none (the
+        next in line). Raises `NotFound` if a queue is named that does not exist and has left no records.
         """
-        records = {record.id: record for record in await self.broker.records.list(queue)}
+        kept = await self.broker.records.list(queue)
+        found = [record for record in kept if state is None or record.state is state]
+        found.sort(key=_age)
+        if limit is not None:
+            found = found[max(0, len(found) - limit) :]
         if state in (None, State.QUEUED):
+            known = {record.id for record in kept}
             for name in [queue] if queue else [spec.queue_name for spec in await self.broker.queues.list()]:
+                held = sum(record.queue == name and not record.state.terminal for record in kept)
                 try:
-                    waiting = await self.broker.jobs.peek(name, limit if limit is not None else 1_000_000)
+                    lying = await self.broker.jobs.peek(name, MAX_LISTED if limit is None else held + limit)
                 except NotFound:
-                    if queue and not records:
+                    if queue and not kept:
                         raise
                     continue
-                for message in waiting:
-                    records.setdefault(message.job, unclaimed_record(message))
-        found = [r for r in records.values() if state is None or r.state is state]
-        found.sort(key=lambda r: (r.submitted_at, r.id))
-        return found[-limit:] if limit is not None else found
+                fresh = [unclaimed_record(message) for message in lying if message.job not in known]
+                found.extend(fresh[:limit])
+        return sorted(found, key=_age)
 
     async def cancel(self, job: str | JobId) -> JobRecord:
         """`Job.cancel` of the job with this id."""
@@ -147,6 +155,10 @@ class Client:
     async def agents(self, queue: str | None = None) -> list[AgentPresence]:
         """The agents that are present, by id."""
         return await self.broker.agents.list(queue)
+
+
+def _age(record: JobRecord) -> tuple[datetime, JobId]:
+    return record.submitted_at, record.id
 
 
 def _one_type(job_type: str | None, spec: JobSpec) -> str | None:

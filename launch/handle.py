@@ -149,7 +149,7 @@ class Job:
             past = [line for chunk in stored for line in joiner.feed(chunk)]
             if not follow:
                 past.extend(joiner.flush())
-            for line in past[len(past) - tail :] if tail < len(past) else past:
+            for line in past[max(0, len(past) + joiner.pending - tail) :]:
                 yield line
             seen = stored[-1].seq if stored else await self._broker.logs.last_seq(self.id)
         if follow or tail is None:

@@ -52,6 +52,11 @@ class LineJoiner:
         if rest:
             self._rest[key] = (bytearray(rest), time)
 
+    @property
+    def pending(self) -> int:
+        """How many lines `flush` would give."""
+        return len(self._rest)
+
     def flush(self) -> Iterator[LogLine]:
         """What is left without a line end."""
         yield from self._flush(before=None)
