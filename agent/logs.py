@@ -29,7 +29,8 @@ LINGER_S: Final = 0.02
 TAIL_BYTES: Final = 2048
 
 _ALIVE = frozenset({"created", "running", "paused", "restarting"})
-_NOT_FOUND = 404
+_GONE = frozenset({404, 409})
+"""What the engine answers for the log of a container that is not there, or is being removed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +141,7 @@ class LogPump:
             except EngineUnavailable:
                 pass
             except EngineError as error:
-                if error.status == _NOT_FOUND:
+                if error.status in _GONE:
                     return
             delay_s = FIRST_DELAY_S if self._size_bytes > before else min(delay_s * 2, MAX_DELAY_S)
             if not self._done():
@@ -157,7 +158,7 @@ class LogPump:
                 pass
             except EngineError as error:
                 refusals += 1
-                if error.status == _NOT_FOUND or refusals >= REFUSALS:
+                if error.status in _GONE or refusals >= REFUSALS:
                     self._error = f"the rest of the output could not be read: {error.reply}"
                     return
             await self._sleep(delay_s)

@@ -17,7 +17,7 @@ from launch.errors import LaunchError
 class EngineError(LaunchError):
     """The engine answered with an error: HTTP-like `status` and its `message`.
 
-    `step` says what was asked for (`pull`, `create`, `start`, `inspect`, …): the same message can mean different things.
+    `step` says what was asked for (`pull`, `create`, `start`, …): the same message can mean different things.
     """
 
     def __init__(self, step: str, status: int, message: str) -> None:

@@ -36,7 +36,7 @@ _NOT_MODIFIED, _NOT_FOUND, _CONFLICT, _SERVER_ERROR, _UNAVAILABLE = 304, 404, 40
 _CANNOT_CONNECT = 900
 """aiodocker's own number for an engine that does not answer."""
 _NEVER = "0001-01-01T00:00:00Z"
-_ADOPT_TRIES = 3
+_ADOPT_PAUSE_S = 0.05
 
 
 class DockerEngine:
@@ -87,19 +87,22 @@ class DockerEngine:
             raise EngineError("pull", _SERVER_ERROR, "the engine ended the pull, but the image is not there")
 
     async def create(self, name: str, config: Mapping[str, Any]) -> str:
-        """Create a container, or return the id of the one that has the name."""
-        for tries_left in reversed(range(_ADOPT_TRIES)):
-            try:
-                with self._translated("create"):
-                    async with asyncio.timeout(CHANGE_LIMIT_S):
+        """Create a container, or return the id of the one that has the name.
+
+        The engine reserves a name some tens of milliseconds before the container can be found by it, so an earlier
+        try that is still under way may have to be waited for.
+        """
+        with self._translated("create"):
+            async with asyncio.timeout(CHANGE_LIMIT_S):
+                while True:
+                    try:
                         return str((await self._client().containers.create(dict(config), name=name)).id)
-            except EngineError as error:
-                if error.status != _CONFLICT or not tries_left:
-                    raise
-            # None: it was removed in between, so the name is free.
-            if (existing := await self.inspect(name)) is not None:
-                return existing.id
-        raise AssertionError("the last try returns or raises")
+                    except DockerError as error:
+                        if error.status != _CONFLICT:
+                            raise
+                    if (existing := await self.inspect(name)) is not None:
+                        return existing.id
+                    await asyncio.sleep(_ADOPT_PAUSE_S)
 
     async def start(self, container: str) -> None:
         """Start it; no error if it runs."""

@@ -85,7 +85,7 @@ def outcome_of_exit(
     """
     code = container.exit_code
     if stop is not None and not _finished_before(container, stop_sent_at):
-        return _stopped(stop, code, spec)
+        return outcome_of_stop(stop, code, spec)
     if container.state == "created":
         return _never_started(container)
     if container.state != "exited":
@@ -133,8 +133,8 @@ def _finished_before(container: Container, moment: datetime | None) -> bool:
     return datetime.fromisoformat(container.finished_at) < moment
 
 
-def _stopped(stop: StopCause, code: int, spec: JobSpec) -> Outcome:
-    """The outcome of an attempt that was told to stop."""
+def outcome_of_stop(stop: StopCause, code: int | None, spec: JobSpec) -> Outcome:
+    """The outcome of an attempt that was told to stop; `code` is None if its container never ran."""
     match stop:
         case StopCause.CANCELLED:
             return Outcome(Event.CANCEL, Reason.CANCELLED, "cancelled while it ran", code)

@@ -1,0 +1,42 @@
+"""Hears that somebody asked to cancel a job that runs here, and that a job here was taken over by a later attempt."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+
+import structlog
+
+from agent.claims import Claims, Fenced
+from agent.core.outcome import StopCause
+from agent.holds import Hold, Holds
+from launch.errors import BrokerError
+from launch.ports import Cancels
+
+RETRY_S = 1.0
+_log = structlog.get_logger(__name__)
+
+
+async def heed_cancels(cancels: Cancels, claims: Claims, holds: Holds, queue: str) -> None:
+    """Look at the record of every job that is named, and of all after a reconnect, until cancelled."""
+    while True:
+        try:
+            async with aclosing(cancels.heard(queue)) as hints:
+                async for job in hints:
+                    named = holds.get(job) if job is not None else None
+                    for hold in holds.all() if job is None else (named,) if named else ():
+                        await _look(claims, hold)
+        except BrokerError as error:
+            _log.warning("can't hear of cancels", error=error.message)
+        await asyncio.sleep(RETRY_S)
+
+
+async def _look(claims: Claims, hold: Hold) -> None:
+    try:
+        await claims.refresh(hold)
+    except Fenced:
+        hold.ask_to_stop(StopCause.FENCED)
+        return
+    if hold.record.cancel is not None:
+        _log.info("cancel requested", job=str(hold.job), by=hold.record.cancel.by)
+        hold.ask_to_stop(StopCause.CANCELLED)

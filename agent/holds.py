@@ -1,0 +1,100 @@
+"""The jobs that this agent holds now, and the word that something changed.
+
+One owner for three readers: the lease renews what is held, presence lists it, the intake waits for room.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from agent.core.ledger import Holding, Ledger
+from agent.core.outcome import StopCause
+from launch.core.capacity import Amount
+from launch.job import JobSpec
+from launch.record import JobRecord
+from launch.subjects import JobId
+
+
+@dataclass(slots=True, eq=False)
+class Hold:
+    """One claimed job: its record as last written, its newest reply token, and the request to stop it, if any."""
+
+    job: JobId
+    record: JobRecord
+    revision: int
+    spec: JobSpec
+    reply: str
+    holding: Holding
+    digest: str | None = None
+    stop: asyncio.Future[StopCause] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+    def ask_to_stop(self, cause: StopCause) -> None:
+        """The first request counts; later ones are ignored."""
+        if not self.stop.done():
+            self.stop.set_result(cause)
+
+
+class Holds:
+    """All claimed jobs by id, what is kept back for want of room, and the worker's books."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self._claimed: dict[JobId, Hold] = {}
+        self._kept_back: dict[JobId, str] = {}
+        self._watchers: list[asyncio.Event] = []
+
+    def __len__(self) -> int:
+        return len(self._claimed)
+
+    def get(self, job: JobId) -> Hold | None:
+        """The claimed job, if it is here."""
+        return self._claimed.get(job)
+
+    def all(self) -> tuple[Hold, ...]:
+        """Every claimed job."""
+        return tuple(self._claimed.values())
+
+    def reserve(self, job: JobId, amount: Amount) -> Holding:
+        """Set resources aside for a job that is about to be claimed."""
+        holding = self.ledger.hold(job, amount)
+        self._touch()
+        return holding
+
+    def unreserve(self, job: JobId) -> None:
+        """Give back a job's resources; the job itself may still be held (its container has exited)."""
+        self.ledger.release(job)
+        self._touch()
+
+    def add(self, hold: Hold) -> None:
+        """The job is claimed: renew it, list it."""
+        self._claimed[hold.job] = hold
+        self._touch()
+
+    def drop(self, job: JobId) -> None:
+        """The job is done with, whatever it came to."""
+        self._claimed.pop(job, None)
+        self.ledger.release(job)
+        self._touch()
+
+    def keep_back(self, job: JobId, reply: str) -> None:
+        """Keep an unclaimed delivery from being redelivered while it waits for room."""
+        self._kept_back[job] = reply
+
+    def let_go(self, job: JobId) -> None:
+        """The opposite of `keep_back`."""
+        self._kept_back.pop(job, None)
+
+    def replies(self) -> list[str]:
+        """The reply tokens to send progress on."""
+        return [hold.reply for hold in self._claimed.values()] + list(self._kept_back.values())
+
+    def watch(self) -> asyncio.Event:
+        """An event that is set at every change from now on; its one reader clears it."""
+        event = asyncio.Event()
+        self._watchers.append(event)
+        return event
+
+    def _touch(self) -> None:
+        for event in self._watchers:
+            event.set()

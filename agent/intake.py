@@ -1,0 +1,252 @@
+"""Takes jobs from the queue, only with free capacity, the most urgent first.
+
+First a sweep over the consumers in the order of their priority; when all are empty, one waiting pull on each, of which
+the first to be answered ends the others. Every delivery that arrives is dealt with: run, kept back, or given back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
+
+import structlog
+
+from agent.claims import Claims, Offer
+from agent.core.claim import Verdict
+from agent.core.fitting import Fit, FitDecision, decide_fit
+from agent.holds import Hold, Holds
+from launch.core.capacity import Amount
+from launch.core.states import Reason
+from launch.errors import BrokerError, Conflict, LaunchError, Problem, SpecError
+from launch.job import JobSpec
+from launch.ports import Broker, Delivery
+from launch.presence import AgentPresence
+from launch.queue import QueueSpec
+from launch.specfile import parse_job_json
+from launch.subjects import NAME_PATTERN, JobId, WorkConsumer, is_name
+
+WAIT_S = 60.0
+"""How long one waiting pull stands before it is renewed."""
+RECHECK_S = 1.0
+"""How often a job that is kept back looks whether somebody else has room."""
+FIRST_BACKOFF_S = 0.25
+MAX_BACKOFF_S = 5.0
+RANKS = 9
+MAX_CRASHES = 3
+CRASHES_KEPT = 1000
+CRASH_DELAY_S = 2.0
+
+_log = structlog.get_logger(__name__)
+
+
+class Intake:
+    """The pulling side of one agent."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        claims: Claims,
+        holds: Holds,
+        start: Callable[[Hold], object],
+        *,
+        agent_id: str,
+        queue: Callable[[], QueueSpec],
+        job_types: Sequence[str] | None,
+        hold_s: float,
+    ) -> None:
+        """`start` runs a claimed job in a task of its own; `queue` gives the queue's spec as it is now."""
+        self._broker = broker
+        self._claims = claims
+        self._holds = holds
+        self._start = start
+        self._agent_id = agent_id
+        self._queue = queue
+        self._job_types = job_types
+        self._hold_s = hold_s
+        self._consumers: tuple[WorkConsumer, ...] = ()
+        self._consumers_changed = asyncio.Event()
+        self._room = holds.watch()
+        self._crashes: dict[JobId, int] = {}
+
+    async def run(self) -> None:
+        """Take work until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._learn(), name="learn of job types")
+            tasks.create_task(self._take_all(), name="pull")
+
+    async def _learn(self) -> None:
+        backoff_s = FIRST_BACKOFF_S
+        while True:
+            try:
+                async with aclosing(self._broker.work.consumers(self._queue().queue_name, self._job_types)) as sets:
+                    async for consumers in sets:
+                        self._consumers = consumers
+                        self._consumers_changed.set()
+                        backoff_s = FIRST_BACKOFF_S
+            except BrokerError as error:
+                _log.warning("can't learn of job types", error=error.message, next_try_s=backoff_s)
+            await asyncio.sleep(backoff_s)
+            backoff_s = min(MAX_BACKOFF_S, backoff_s * 2)
+
+    async def _take_all(self) -> None:
+        backoff_s = FIRST_BACKOFF_S
+        while True:
+            try:
+                await self._free_slot()
+                for delivery in await self._next():
+                    await self._take(delivery)
+                backoff_s = FIRST_BACKOFF_S
+            except BrokerError as error:
+                _log.warning("can't take work", error=error.message, next_try_s=backoff_s)
+                await asyncio.sleep(backoff_s)
+                backoff_s = min(MAX_BACKOFF_S, backoff_s * 2)
+
+    async def _free_slot(self) -> None:
+        while self._holds.ledger.free.slots < 1:
+            self._room.clear()
+            if self._holds.ledger.free.slots < 1:
+                await self._room.wait()
+
+    async def _next(self) -> list[Delivery]:
+        """The next deliveries; empty when it is time to look anew."""
+        self._consumers_changed.clear()
+        name = self._queue().queue_name
+        for consumer in self._consumers:
+            found = await self._broker.work.pull_now(name, consumer, 1)
+            if found:
+                return found
+        if not self._consumers:
+            await self._consumers_changed.wait()
+            return []
+        rank = round((1 - self._holds.ledger.load) * RANKS)
+        async with asyncio.TaskGroup() as tasks:
+            pull = tasks.create_task(
+                self._broker.work.pull_wait(name, self._consumers, rank=rank, wait_s=WAIT_S), name="waiting pull"
+            )
+            change = tasks.create_task(self._consumers_changed.wait(), name="new job types")
+            done, _ = await asyncio.wait({pull, change}, return_when=asyncio.FIRST_COMPLETED)
+            if pull not in done:
+                pull.cancel()
+            change.cancel()
+        return pull.result() if pull in done else []
+
+    # -- one delivery -------------------------------------------------------------------------------------------
+
+    async def _take(self, delivery: Delivery) -> None:
+        """Deal with one delivery: whatever happens, it is answered or runs."""
+        fresh = delivery.delivered == 1
+        while True:
+            try:
+                offer = await self._claims.look(delivery, fresh=fresh)
+                await self._decide(offer)
+            except Conflict:
+                fresh = False  # somebody changed the record: look again
+                continue
+            except LaunchError:
+                raise
+            except Exception as error:  # a defect of ours that this message brings out must not end the agent
+                log = _log.bind(job=str(delivery.message.job))
+                log.exception("the agent failed at this delivery")
+                await self._set_aside(delivery, error)
+            return
+
+    async def _set_aside(self, delivery: Delivery, error: Exception) -> None:
+        """Give a message that broke our own code back, and the third time record it as failed: it never loops."""
+        job = delivery.message.job
+        count = self._crashes.pop(job, 0) + 1
+        if count >= MAX_CRASHES:
+            offer = await self._claims.look(delivery, fresh=False)
+            trace = "".join(traceback.format_exception(error))
+            message = f"the agent failed {count} times at this job: {type(error).__name__}: {error}\n{trace}"
+            await self._claims.refuse(offer, Reason.ENGINE_ERROR, message)
+            return
+        if len(self._crashes) < CRASHES_KEPT:
+            self._crashes[job] = count
+        await self._broker.work.nak(delivery.reply, delay_s=CRASH_DELAY_S)
+
+    async def _decide(self, offer: Offer) -> None:
+        if offer.decision.verdict not in (Verdict.CLAIM, Verdict.TAKE_OVER):
+            await self._claims.answer(offer)
+            return
+        try:
+            spec = self._spec(offer.delivery)
+        except SpecError as error:
+            await self._claims.refuse(offer, Reason.INVALID_SPEC, error.message)
+            return
+        amount = spec.resources.amount()
+        decision = await self._fit(offer, amount)
+        log = _log.bind(job=str(offer.delivery.message.job), why=decision.why)
+        match decision.fit:
+            case Fit.RUN:
+                await self._claim(offer, spec, amount)
+            case Fit.NEVER:
+                await self._claims.refuse(offer, Reason.UNSCHEDULABLE, decision.why, spec)
+            case Fit.PASS_ON | Fit.HOLD:
+                await self._broker.work.nak(offer.delivery.reply, delay_s=decision.delay_s)
+                log.info("passed on", delay_s=decision.delay_s)
+
+    async def _claim(self, offer: Offer, spec: JobSpec, amount: Amount) -> None:
+        job = offer.delivery.message.job
+        self._holds.reserve(job, amount)
+        try:
+            hold = await self._claims.claim(offer, spec)
+        except BaseException:
+            self._holds.unreserve(job)
+            raise
+        if hold is None:
+            self._holds.unreserve(job)
+        else:
+            self._start(hold)
+
+    async def _fit(self, offer: Offer, amount: Amount) -> FitDecision:
+        """Whether it fits; waits, within bounds, if it only does not fit now."""
+        job = offer.delivery.message.job
+        loop = asyncio.get_running_loop()
+        since = loop.time()
+        try:
+            while True:
+                others = await self._others() if not amount.fits_in(self._holds.ledger.free) else []
+                self._room.clear()
+                decision = decide_fit(
+                    amount,
+                    free=self._holds.ledger.free,
+                    capacity=self._holds.ledger.capacity,
+                    others=others,
+                    held_for_s=loop.time() - since,
+                    hold_s=self._hold_s,
+                    more_may_come=self._queue().provider.type != "local",
+                )
+                if decision.fit is not Fit.HOLD:
+                    return decision
+                self._holds.keep_back(job, offer.delivery.reply)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(RECHECK_S):
+                        await self._room.wait()
+        finally:
+            self._holds.let_go(job)
+
+    async def _others(self) -> list[AgentPresence]:
+        present = await self._broker.agents.list(self._queue().queue_name)
+        return [agent for agent in present if agent.agent_id != self._agent_id]
+
+    def _spec(self, delivery: Delivery) -> JobSpec:
+        """The job as it will run here, queue defaults included. Raises `SpecError`."""
+        message = delivery.message
+        queue = self._queue()
+        job_type = message.consumer.job_type
+        source = message.consumer.subject(queue.queue_name)
+        if not is_name(job_type):
+            allowed = f"allowed: {NAME_PATTERN}"
+            raise SpecError(source, [Problem("job_type", f"found '{job_type[:80]}'", allowed)])
+        if queue.job_types is not None and job_type not in queue.job_types:
+            allowed = f"allowed in queue {queue.queue_name}: {', '.join(queue.job_types)}"
+            raise SpecError(source, [Problem("job_type", f"found '{job_type}'", allowed)])
+        spec = parse_job_json(message.body, source=source)
+        if spec.job_type not in (None, job_type):
+            found = f"found '{spec.job_type}' in a body published as '{job_type}'"
+            raise SpecError(source, [Problem("job_type", found, "allowed: the same, or leave it out")])
+        named = JobSpec.model_validate({**spec.model_dump(exclude_unset=True), "job_type": job_type})
+        return queue.with_defaults(named)

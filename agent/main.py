@@ -1,0 +1,204 @@
+"""One agent from start to stop: who it is, what it has, and the loops that make it work.
+
+Stops in two stages: `stop` drains (no new work, what runs goes on, within bounds), `abort` leaves at once and leaves
+the containers to the next process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from contextlib import aclosing
+from importlib.metadata import version
+
+import structlog
+
+from agent.adapters.docker import DockerEngine
+from agent.adapters.gpu import gpu_uuids
+from agent.adapters.host import host_name, take_agent_id
+from agent.cancels import heed_cancels
+from agent.claims import Claims
+from agent.core.container import ContainerPolicy
+from agent.core.ledger import Ledger
+from agent.core.outcome import StopCause
+from agent.holds import Hold, Holds
+from agent.intake import Intake
+from agent.lease import keep_leases
+from agent.ports import Engine, EngineInfo
+from agent.presence import Identity, Presence
+from agent.runner import Runner
+from agent.settings import AgentSettings
+from launch.adapters.clock import SystemClock
+from launch.core.capacity import Amount
+from launch.core.quantity import show_cpu, show_memory
+from launch.errors import BrokerError
+from launch.ports import Broker, Clock, Synced
+from launch.queue import QueueSpec
+
+WATCH_RETRY_S = 1.0
+_log = structlog.get_logger(__name__)
+
+
+async def run(broker: Broker, settings: AgentSettings, *, stop: asyncio.Event, abort: asyncio.Event) -> None:
+    """Work for one queue until `stop` (drain) or `abort` (leave now) is set.
+
+    Raises `LaunchError` if the queue does not exist, no engine answers, or the agent's id is in use.
+    """
+    spec = await broker.queues.get(settings.queue)
+    engine = DockerEngine(settings.docker_host)
+    try:
+        info = await engine.info()
+        identity = await asyncio.to_thread(take_agent_id, settings.data_dir, settings.agent_id)
+        try:
+            gpus = await asyncio.to_thread(gpu_uuids)
+            agent = Agent(broker, engine, SystemClock(), settings, spec, info, identity.id, gpus)
+            await agent.run(stop, abort)
+        finally:
+            identity.close()
+    finally:
+        await engine.close()
+
+
+def offered(settings: AgentSettings, spec: QueueSpec, info: EngineInfo, gpus: int) -> Amount:
+    """What this agent offers: what it was told to, within what the machine has."""
+    return Amount(
+        cpu_milli=settings.cpu_milli or info.cpus * 1000,
+        memory_bytes=settings.memory_bytes or info.memory_bytes,
+        gpus=gpus,
+        slots=settings.max_jobs or spec.max_jobs_per_agent or max(1, info.cpus),
+    )
+
+
+class Agent:
+    """The parts of one agent, and their order of coming and going."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        engine: Engine,
+        clock: Clock,
+        settings: AgentSettings,
+        spec: QueueSpec,
+        info: EngineInfo,
+        agent_id: str,
+        gpus: tuple[str, ...],
+    ) -> None:
+        self._broker = broker
+        self._settings = settings
+        self._queue = spec
+        self._agent_id = agent_id
+        capacity = offered(settings, spec, info, len(gpus))
+        self._holds = Holds(Ledger(capacity, gpus))
+        self._claims = Claims(broker, clock, self._holds, agent_id=agent_id, lease_s=settings.presence_ttl_s)
+        self._runner = Runner(
+            engine,
+            broker.logs,
+            self._claims,
+            self._holds,
+            clock,
+            agent_id=agent_id,
+            policy=ContainerPolicy(),
+            max_log_bytes=settings.max_log_bytes,
+        )
+        identity = Identity(
+            agent_id=agent_id,
+            queue=spec.queue_name,
+            job_types=settings.job_types,
+            version=version("nats-launch"),
+            host=host_name(),
+            instance=settings.instance,
+            labels={"pid": str(os.getpid()), "engine": info.version, **settings.labels},
+            started_at=clock.now(),
+        )
+        self._presence = Presence(broker.agents, clock, self._holds, identity, ttl_s=settings.presence_ttl_s)
+
+    async def run(self, stop: asyncio.Event, abort: asyncio.Event) -> None:
+        """Work until told otherwise."""
+        capacity = self._holds.ledger.capacity
+        await self._presence.announce()
+        _log.info(
+            "agent ready",
+            agent=self._agent_id,
+            queue=self._queue.queue_name,
+            types=",".join(self._settings.job_types) if self._settings.job_types else "any",
+            cpu=show_cpu(capacity.cpu_milli),
+            memory=show_memory(capacity.memory_bytes),
+            gpus=capacity.gpus,
+            jobs=capacity.slots,
+        )
+        async with asyncio.TaskGroup() as tasks:
+            loops = [
+                tasks.create_task(keep_leases(self._broker, self._holds), name="leases"),
+                tasks.create_task(self._presence.run(), name="presence"),
+                tasks.create_task(
+                    heed_cancels(self._broker.cancels, self._claims, self._holds, self._queue.queue_name),
+                    name="cancels",
+                ),
+                tasks.create_task(self._follow_queue(stop), name="queue spec"),
+            ]
+            working = tasks.create_task(self._work(stop), name="work")
+            leaving = tasks.create_task(abort.wait(), name="abort")
+            await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if not working.done():
+                _log.warning("leaving at once; containers keep running", jobs=len(self._holds))
+            for task in (working, leaving, *loops):
+                task.cancel()
+        await self._presence.leave()
+        _log.info("agent stopped", agent=self._agent_id)
+
+    async def _work(self, stop: asyncio.Event) -> None:
+        """Take and run jobs until `stop`, then see what runs to its end."""
+        async with asyncio.TaskGroup() as jobs:
+
+            def start(hold: Hold) -> None:
+                jobs.create_task(self._runner.run(hold), name=f"job {hold.job}")
+
+            intake = Intake(
+                self._broker,
+                self._claims,
+                self._holds,
+                start,
+                agent_id=self._agent_id,
+                queue=lambda: self._queue,
+                job_types=self._settings.job_types,
+                hold_s=self._settings.hold_s,
+            )
+            taking = jobs.create_task(intake.run(), name="intake")
+            stopping = jobs.create_task(stop.wait(), name="stop")
+            await asyncio.wait({taking, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            taking.cancel()
+            await asyncio.wait({taking})
+            self._presence.drain()
+            _log.info("draining", jobs=len(self._holds))
+            jobs.create_task(self._bound_drain(), name="bound of the drain")
+
+    async def _bound_drain(self) -> None:
+        """Wait until nothing is held; after `drain_timeout_s` the containers are told to stop."""
+        changed = self._holds.watch()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.drain_timeout_s):
+                while len(self._holds):
+                    await changed.wait()
+                    changed.clear()
+                return
+        for hold in self._holds.all():
+            _log.warning("drain took too long: stopping", job=str(hold.job))
+            hold.ask_to_stop(StopCause.DRAINED)
+
+    async def _follow_queue(self, stop: asyncio.Event) -> None:
+        """Take in changes of the queue's spec; drain when the queue is deleted."""
+        while True:
+            try:
+                async with aclosing(self._broker.queues.watch()) as changes:
+                    async for change in changes:
+                        if isinstance(change, Synced) or change.key != self._queue.queue_name:
+                            continue
+                        if change.value is None:
+                            _log.warning("the queue was deleted: draining", queue=change.key)
+                            stop.set()
+                        else:
+                            self._queue = change.value
+            except BrokerError as error:
+                _log.warning("can't watch the queue's spec", error=error.message)
+            await asyncio.sleep(WATCH_RETRY_S)

@@ -1,0 +1,101 @@
+"""Tells the world that this agent is here, what it has, and what it holds."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+from datetime import datetime
+
+import structlog
+
+from agent.holds import Holds
+from launch.errors import BrokerError
+from launch.ports import Agents, Clock
+from launch.presence import AgentPresence, AgentState
+
+SETTLE_S = 0.2
+"""Changes within this time go out as one."""
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What does not change about an agent while it runs."""
+
+    agent_id: str
+    queue: str
+    job_types: tuple[str, ...] | None
+    version: str
+    host: str
+    instance: str | None
+    labels: dict[str, str]
+    started_at: datetime
+
+
+class Presence:
+    """The agent's entry in the `agents` bucket: written at every change, and three times within its lease."""
+
+    def __init__(self, agents: Agents, clock: Clock, holds: Holds, identity: Identity, *, ttl_s: float) -> None:
+        self._agents = agents
+        self._clock = clock
+        self._holds = holds
+        self._identity = identity
+        self._ttl_s = ttl_s
+        self._draining = False
+        self._idle_since: datetime | None = clock.now()
+        self._changed = holds.watch()
+
+    def drain(self) -> None:
+        """From now on this agent takes no new work."""
+        self._draining = True
+        self._changed.set()
+
+    async def announce(self) -> None:
+        """Write the entry now."""
+        self._changed.clear()
+        await self._agents.put(self._now(), ttl_s=self._ttl_s)
+
+    async def run(self) -> None:
+        """Keep the entry true until cancelled."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._ttl_s / 3):
+                    await self._changed.wait()
+            try:
+                await self.announce()
+            except BrokerError as error:
+                _log.warning("presence not renewed", error=error.message)
+            await asyncio.sleep(SETTLE_S)
+
+    async def leave(self) -> None:
+        """Take the entry away: this agent is gone on purpose."""
+        with contextlib.suppress(BrokerError):
+            await self._agents.remove(self._identity.agent_id)
+
+    def _now(self) -> AgentPresence:
+        held = self._holds.all()
+        if held:
+            self._idle_since = None
+        elif self._idle_since is None:
+            self._idle_since = self._clock.now()
+        state = AgentState.READY
+        if self._draining:
+            state = AgentState.DRAINING if held else AgentState.DRAINED
+        identity = self._identity
+        return AgentPresence(
+            agent_id=identity.agent_id,
+            queue=identity.queue,
+            job_types=identity.job_types,
+            state=state,
+            capacity=self._holds.ledger.capacity,
+            free=self._holds.ledger.free,
+            holds=tuple(str(hold.job) for hold in held),
+            version=identity.version,
+            host=identity.host,
+            instance=identity.instance,
+            labels=identity.labels,
+            started_at=identity.started_at,
+            idle_since=self._idle_since,
+        )

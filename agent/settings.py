@@ -1,0 +1,41 @@
+"""What an agent can be told; parsed once by the command line, typed from there on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+DEFAULT_MAX_LOG_BYTES = 1024**3
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSettings:
+    """One agent: whom it works for, what it offers, and how patient it is."""
+
+    queue: str
+    job_types: tuple[str, ...] | None = None
+    """The types it takes; None for any."""
+    data_dir: Path = Path()
+    """Keeps the agent's id from one start to the next."""
+    agent_id: str | None = None
+    """Unset: the one kept in `data_dir`, made from the host's name the first time."""
+    cpu_milli: int | None = None
+    """Unset: all of the machine's CPUs."""
+    memory_bytes: int | None = None
+    """Unset: all of the machine's memory."""
+    max_jobs: int | None = None
+    """Unset: the queue's `max_jobs_per_agent`, or else one a CPU."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    instance: str | None = None
+    """What the provider that started this agent calls the machine."""
+    docker_host: str | None = None
+    """The engine's address; unset: the local socket."""
+    drain_timeout_s: float = 3600.0
+    """How long a drain waits for running jobs before their containers are told to stop."""
+    presence_ttl_s: float = 15.0
+    """How long this agent counts as present after its last word: the lease."""
+    hold_s: float = 60.0
+    """How long a job that does not fit now is kept back before it is passed on."""
+    max_log_bytes: int = DEFAULT_MAX_LOG_BYTES
+    """The limit of output an attempt, where a job sets none."""
