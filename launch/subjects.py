@@ -38,6 +38,9 @@ class Priority(StrEnum):
         return _RANKS[self]
 
 
+_SPOKEN = tuple(p for p in Priority if p is not Priority.MEDIUM)
+"""The priorities that a subject names; medium is the one that it does not."""
+
 _RANKS = {Priority.CRITICAL: 0, Priority.HIGH: 1, Priority.MEDIUM: 2, Priority.LOW: 3}
 
 
@@ -110,7 +113,7 @@ def parse_job_subject(subject: str) -> tuple[str, WorkConsumer]:
     parts = subject.split(".")
     if len(parts) == 3 and parts[0] in ("queue", "submitted"):
         return parts[1], WorkConsumer(parts[2], Priority.MEDIUM)
-    if len(parts) == 4 and parts[0] in ("queue", "submitted") and parts[3] in tuple(Priority):
+    if len(parts) == 4 and parts[0] in ("queue", "submitted") and parts[3] in _SPOKEN:
         return parts[1], WorkConsumer(parts[2], Priority(parts[3]))
     raise LaunchError(f"'{subject}' is not a job subject", hint="queue.<name>.<job_type>[.critical|.high|.low]")
 
@@ -127,8 +130,7 @@ def queue_of_stream(stream: str) -> str | None:
 
 def work_stream_subjects(queue: str) -> list[str]:
     """What the work stream listens on. A publish to any other shape is refused at once (no responders)."""
-    tails = [p for p in Priority if p is not Priority.MEDIUM]
-    return [f"queue.{queue}.*", *(f"queue.{queue}.*.{p}" for p in tails)]
+    return [f"queue.{queue}.*", *(f"queue.{queue}.*.{p}" for p in _SPOKEN)]
 
 
 def submitted_subject(queue: str) -> str:

@@ -78,6 +78,11 @@ class Bucket:
             raise Conflict(f"'{key}' is not at revision {revision} any more: {have}")
         return self.put(key, value, ttl_s=ttl_s)
 
+    def purge(self, wanted: Callable[[str], bool]) -> None:
+        """Remove every revision of these keys, without a trace."""
+        for key in [key for key in self._entries if wanted(key)]:
+            del self._entries[key]
+
     async def watch(
         self, link: Link, *, wanted: Callable[[str], bool], name: Callable[[str], str], decode: Callable[[bytes], T]
     ) -> AsyncGenerator[Changed[T] | Synced]:

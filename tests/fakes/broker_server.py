@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 from launch.errors import BrokerError, LaunchError, NotFound
 from launch.ports import Clock, LogChunk, Published
@@ -69,7 +70,7 @@ class ServerState:
         elif stream.config != self.wanted_config:
             stream.config = self.wanted_config
             done.append(f"repaired the stream of queue '{queue}'")
-        body = spec.model_dump_json().encode()
+        body = spec.model_dump_json(exclude_unset=True).encode()
         stored = self.specs.get(queue)
         if stored is None or stored.value != body:
             self.specs.put(queue, body)
@@ -84,6 +85,9 @@ class ServerState:
         self._last_seqs[queue] = stream.last_seq
         stream.close()
         self.specs.put(queue, None)
+        self.records.purge(lambda key: JobId.from_key(key).queue == queue)
+        for job in [job for job in self.logs if job.queue == queue]:
+            del self.logs[job]
         return left
 
     def publish(self, queue: str, consumer: WorkConsumer, body: bytes, headers: Mapping[str, str]) -> Published:
@@ -102,10 +106,10 @@ class ServerState:
             raise NotFound(f"no stream listens on '{subject}'") from error
         return self.publish(queue, consumer, body, headers or {})
 
-    def limit_queue(self, queue: str, max_bytes: int) -> None:
-        """Somebody has changed the stream: it holds less now."""
+    def change_stream(self, queue: str, **changes: Any) -> None:
+        """Somebody changes the stream's settings behind everybody's back; see `StreamConfig`."""
         stream = self.stream(queue)
-        stream.config = replace(stream.config, max_bytes=max_bytes)
+        stream.config = replace(stream.config, **changes)
 
     def redeliver_all(self, queue: str) -> None:
         """The consumers' leader is gone: every held message is delivered once more, whatever its ack wait."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncGenerator, Sequence
 
 from launch.errors import Conflict
@@ -29,11 +30,11 @@ class FakeRecords:
 
     async def create(self, record: JobRecord) -> int:
         async with self._link.request():
-            return self._bucket.create(record.id.key, record.model_dump_json().encode())
+            return self._bucket.create(record.id.key, record.model_dump_json(exclude_none=True).encode())
 
     async def update(self, record: JobRecord, revision: int) -> int:
         async with self._link.request():
-            return self._bucket.update(record.id.key, record.model_dump_json().encode(), revision)
+            return self._bucket.update(record.id.key, record.model_dump_json(exclude_none=True).encode(), revision)
 
     async def history(self, job: JobId) -> list[JobRecord]:
         async with self._link.request():
@@ -68,7 +69,7 @@ class FakeAgents:
 
     async def put(self, presence: AgentPresence, *, ttl_s: float) -> None:
         async with self._link.request():
-            self._bucket.put(presence.agent_id, presence.model_dump_json().encode(), ttl_s=checked_ttl(ttl_s))
+            self._bucket.put(presence.agent_id, presence.model_dump_json().encode(), ttl_s=whole(ttl_s))
 
     async def remove(self, agent_id: str) -> None:
         async with self._link.request():
@@ -146,14 +147,14 @@ class FakeLeases:
     async def acquire(self, name: str, holder: str, *, ttl_s: float) -> int | None:
         async with self._link.request():
             try:
-                return self._bucket.create(name, holder.encode(), ttl_s=checked_ttl(ttl_s))
+                return self._bucket.create(name, holder.encode(), ttl_s=whole(ttl_s))
             except Conflict:
                 return None
 
     async def renew(self, name: str, holder: str, revision: int, *, ttl_s: float) -> int | None:
         async with self._link.request():
             try:
-                return self._bucket.update(name, holder.encode(), revision, ttl_s=checked_ttl(ttl_s))
+                return self._bucket.update(name, holder.encode(), revision, ttl_s=whole(ttl_s))
             except Conflict:
                 return None
 
@@ -169,8 +170,6 @@ class FakeLeases:
             return entry.value.decode() if entry and entry.value is not None else None
 
 
-def checked_ttl(ttl_s: float) -> float:
-    """The TTL, if the server would take it: whole seconds, at least one."""
-    if ttl_s < 1 or ttl_s != int(ttl_s):
-        raise ValueError(f"a TTL of {ttl_s} s; allowed: whole seconds, at least 1")
-    return ttl_s
+def whole(ttl_s: float) -> float:
+    """A TTL as the server takes it: whole seconds, at least one."""
+    return max(1, math.ceil(ttl_s))

@@ -10,8 +10,7 @@ import asyncio
 import bisect
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from launch.errors import QueueFull
@@ -40,10 +39,16 @@ class Pull:
     arrived: int = field(default_factory=lambda: next(_arrivals))
     deliveries: list[Delivery] = field(default_factory=list)
     answered: asyncio.Event = field(default_factory=asyncio.Event)
+    refused: bool = False
 
     def give(self, delivery: Delivery) -> None:
         """Hand over a job and wake whoever waits."""
         self.deliveries.append(delivery)
+        self.answered.set()
+
+    def refuse(self) -> None:
+        """The durable is gone; there will be no answer."""
+        self.refused = True
         self.answered.set()
 
 
@@ -60,7 +65,6 @@ class WorkStream:
         self.last_seq = after_seq
         self.messages: dict[int, Message] = {}
         self.durables: dict[str, Durable] = {}
-        self._listeners: set[Callable[[Message | None], None]] = set()
         self._clock = clock
         self._bytes = 0
         self._msg_ids: dict[str, tuple[int, float]] = {}
@@ -80,12 +84,9 @@ class WorkStream:
         seq = self.last_seq
         if msg_id is not None:
             self._msg_ids[msg_id] = (seq, now_s + self.config.dedupe_s)
-        job = JobId(self.queue, seq)
-        message = Message(job, consumer, body, self._clock.now(), dict(headers))
+        message = Message(JobId(self.queue, seq), consumer, body, self._clock.now(), dict(headers))
         self.messages[seq] = message
         self._bytes += size
-        for listener in list(self._listeners):
-            listener(message)
         durable = self.durables.get(consumer.name)
         if durable is not None:
             durable.fresh.append(seq)
@@ -123,20 +124,9 @@ class WorkStream:
             for seq in list(durable.held):
                 durable.forget(seq)
             for pull in durable.waiting:
-                pull.answered.set()
+                pull.refuse()
         self.messages.clear()
         self.durables.clear()
-        for listener in list(self._listeners):
-            listener(None)
-
-    @contextmanager
-    def listening(self, listener: Callable[[Message | None], None]) -> Iterator[None]:
-        """Hear every message as it is stored, and None when the stream is deleted."""
-        self._listeners.add(listener)
-        try:
-            yield
-        finally:
-            self._listeners.discard(listener)
 
     def depth(self) -> Depth:
         """Counts, as stream info gives them."""

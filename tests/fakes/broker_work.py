@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import suppress
 
-from launch.errors import BrokerError, NotFound
-from launch.ports import Delivery, Message
-from launch.subjects import Priority, WorkConsumer, queue_of_stream
+from launch.errors import BrokerError, BrokerUnavailable
+from launch.ports import Delivery
+from launch.subjects import JobId, Priority, WorkConsumer, queue_of_stream
 from tests.fakes.broker_link import Inbox, Link
 from tests.fakes.broker_queues import urgency
 from tests.fakes.broker_server import ServerState
@@ -22,27 +23,32 @@ class FakeWork:
         self._link = link
 
     async def consumers(self, queue: str, job_types: Sequence[str] | None) -> AsyncGenerator[tuple[WorkConsumer, ...]]:
-        async with self._link.request():
-            stream = self._server.stream(queue)
-        inbox: Inbox[WorkConsumer | None] = Inbox(self._link)
+        await self._link.until_up()
+        look: Inbox[None] = Inbox(self._link)
 
-        def hear(message: Message | None) -> None:
-            inbox.put(message.consumer if message else None)
+        def hear(job: JobId) -> None:
+            del job
+            look.put(None)
 
-        if job_types is None:
-            known = {durable.consumer for durable in stream.durables.values()}
-            known |= {message.consumer for message in stream.messages.values()}
-        else:
-            known = {WorkConsumer(job_type, priority) for job_type in job_types for priority in Priority}
-        with stream.listening(hear), self._link.listening(inbox.link_moved):
-            yield _made(stream, known)
+        def link_moved() -> None:
+            look.put(None)
+            look.link_moved()
+
+        told: tuple[WorkConsumer, ...] | None = None
+        with self._server.subscribed(f"submitted.{queue}", hear), self._link.listening(link_moved):
             while True:
-                consumer = await inbox.get()
-                if consumer is None:
-                    raise NotFound(f"queue '{queue}' was deleted")
-                if job_types is None and consumer not in known:
-                    known.add(consumer)
-                    yield _made(stream, known)
+                async with self._link.request():
+                    stream = self._server.stream(queue)
+                    present = {message.consumer for message in stream.messages.values()}
+                    present |= {WorkConsumer(job_type, Priority.MEDIUM) for job_type in job_types or ()}
+                    for consumer in present:
+                        stream.durable(consumer)
+                    present = {durable.consumer for durable in stream.durables.values()}
+                mine = tuple(sorted((c for c in present if job_types is None or c.job_type in job_types), key=urgency))
+                if mine != told:
+                    told = mine
+                    yield mine
+                await look.get()
 
     async def pull_now(self, queue: str, consumer: WorkConsumer, batch: int) -> list[Delivery]:
         async with self._link.request():
@@ -53,6 +59,8 @@ class FakeWork:
     async def pull_wait(
         self, queue: str, consumers: Sequence[WorkConsumer], *, rank: int, wait_s: float
     ) -> list[Delivery]:
+        if not consumers:
+            return []
         pull = Pull(rank)
         async with self._link.request():
             durables = [self._durable(queue, consumer) for consumer in consumers]
@@ -72,18 +80,19 @@ class FakeWork:
         finally:
             withdraw()
         self._link.check()
+        if pull.refused:
+            raise BrokerError(f"pull from '{queue}': the queue was deleted")
         return pull.deliveries
 
     async def ack(self, reply: str) -> None:
         async with self._link.request():
-            durable, seq, stream = self._held(reply)
-            if durable is not None:
-                stream.remove(seq)
+            _, seq, stream = self._held(reply)
+            stream.remove(seq)
 
     async def nak(self, reply: str, *, delay_s: float = 0.0) -> None:
         async with self._link.request():
-            durable, seq, _ = self._held(reply)
-            if durable is not None:
+            with suppress(BrokerUnavailable):
+                durable, seq, _ = self._held(reply)
                 durable.nak(seq, delay_s)
 
     async def term(self, reply: str, *, why: str) -> None:
@@ -93,28 +102,26 @@ class FakeWork:
     async def progress(self, replies: Sequence[str]) -> None:
         async with self._link.request():
             for reply in replies:
-                durable, seq, _ = self._held(reply)
-                if durable is not None:
+                with suppress(BrokerUnavailable):
+                    durable, seq, _ = self._held(reply)
                     durable.progress(seq)
 
     def _durable(self, queue: str, consumer: WorkConsumer) -> Durable:
-        durable = self._server.stream(queue).durables.get(consumer.name)
+        stream = self._server.streams.get(queue)
+        durable = stream.durables.get(consumer.name) if stream else None
         if durable is None:
-            raise NotFound(f"queue '{queue}' has no consumer '{consumer.name}'")
+            raise BrokerUnavailable(f"queue '{queue}' has no consumer '{consumer.name}'")
         return durable
 
-    def _held(self, reply: str) -> tuple[Durable | None, int, WorkStream]:
+    def _held(self, reply: str) -> tuple[Durable, int, WorkStream]:
         """Whose delivery this reply belongs to, if it still counts."""
         try:
             _, _, stream_name, durable_name, _, seq, _ = reply.split(".")
             queue = queue_of_stream(stream_name)
         except ValueError:
             raise BrokerError(f"'{reply}' is no reply token of this broker") from None
-        stream = self._server.stream(queue or "")
-        return stream.durables.get(durable_name), int(seq), stream
-
-
-def _made(stream: WorkStream, known: set[WorkConsumer]) -> tuple[WorkConsumer, ...]:
-    for consumer in known:
-        stream.durable(consumer)
-    return tuple(sorted(known, key=urgency))
+        stream = self._server.streams.get(queue or "")
+        durable = stream.durables.get(durable_name) if stream else None
+        if stream is None or durable is None:
+            raise BrokerUnavailable(f"nobody listens on '{reply}' any more")
+        return durable, int(seq), stream

@@ -11,6 +11,7 @@ from launch.adapters.nats.logs import NatsLogs
 from launch.adapters.nats.queues import NatsQueues
 from launch.adapters.nats.records import NatsAgents, NatsLeases, NatsRecords
 from launch.adapters.nats.work import NatsWork
+from launch.ports import Agents, Cancels, Jobs, Leases, Logs, Queues, Records, Work
 
 DEFAULT_ACK_WAIT_S = 30.0
 CONNECT_TIMEOUT_S = 5.0
@@ -22,14 +23,14 @@ class NatsBroker:
     def __init__(self, connection: Connection, *, ack_wait_s: float, replicas: int) -> None:
         self._connection = connection
         self._ack_wait_s = ack_wait_s
-        self.queues = NatsQueues(connection, replicas)
-        self.jobs = NatsJobs(connection)
-        self.records = NatsRecords(connection)
-        self.cancels = NatsCancels(connection)
-        self.agents = NatsAgents(connection)
-        self.logs = NatsLogs(connection)
-        self.work = NatsWork(connection, ack_wait_s)
-        self.leases = NatsLeases(connection)
+        self.queues: Queues = NatsQueues(connection, replicas)
+        self.jobs: Jobs = NatsJobs(connection)
+        self.records: Records = NatsRecords(connection)
+        self.cancels: Cancels = NatsCancels(connection)
+        self.agents: Agents = NatsAgents(connection)
+        self.logs: Logs = NatsLogs(connection)
+        self.work: Work = NatsWork(connection, ack_wait_s)
+        self.leases: Leases = NatsLeases(connection)
 
     @property
     def ack_wait_s(self) -> float:

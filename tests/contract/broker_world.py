@@ -1,0 +1,167 @@
+"""What the broker's contract suite runs on: the fake server, or a real one, behind one face.
+
+A world makes connections (the thing under test) and does what only an outsider can: publish with a plain NATS client,
+change a stream behind the adapter's back, stop the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import nats
+import nats.errors
+import nats.js.errors
+
+from launch.adapters.nats import connect
+from launch.core.capacity import Amount
+from launch.errors import NotFound
+from launch.ports import Broker, LogChunk
+from launch.presence import AgentPresence
+from launch.queue import QueueSpec
+from launch.record import JobRecord
+from launch.subjects import JobId, work_stream
+from tests.fakes.broker import FakeServer
+from tests.support.nats_server import NatsServer
+
+ACK_WAIT_S = 1.0
+"""Short, so that redelivery tests are; long against any step between two of their awaits."""
+
+NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
+
+
+class World(Protocol):
+    """A server to test against."""
+
+    async def connect(self, name: str = "test") -> Broker:
+        """A new connection; the world closes it at the end."""
+        ...
+
+    async def publish_raw(self, subject: str, body: bytes, headers: Mapping[str, str] | None = None) -> None:
+        """Publish as any NATS client would. Raises `NotFound` if no stream takes it."""
+        ...
+
+    async def limit_queue(self, queue: str, max_bytes: int) -> None:
+        """Change the size limit of the queue's stream behind everybody's back."""
+        ...
+
+    async def replace_stream(self, queue: str) -> None:
+        """Put a stream in the queue's place that can't be repaired into a WorkQueue."""
+        ...
+
+    async def stop(self) -> None:
+        """Take the server away."""
+        ...
+
+    async def start(self) -> None:
+        """Bring it back; returns once it accepts connections, not once they are made again."""
+        ...
+
+    async def close(self) -> None:
+        """Close what was connected."""
+        ...
+
+
+class FakeWorld:
+    """The server in memory."""
+
+    def __init__(self) -> None:
+        self.server = FakeServer(ack_wait_s=ACK_WAIT_S)
+
+    async def connect(self, name: str = "test") -> Broker:
+        return self.server.connect(name)
+
+    async def publish_raw(self, subject: str, body: bytes, headers: Mapping[str, str] | None = None) -> None:
+        self.server.publish_raw(subject, body, headers)
+
+    async def limit_queue(self, queue: str, max_bytes: int) -> None:
+        self.server.change_stream(queue, max_bytes=max_bytes)
+
+    async def replace_stream(self, queue: str) -> None:
+        self.server.change_stream(queue, retention="limits")
+
+    async def stop(self) -> None:
+        self.server.stop()
+
+    async def start(self) -> None:
+        self.server.start()
+
+    async def close(self) -> None:
+        self.server.stop()
+
+
+class NatsWorld:
+    """A real nats-server; `server` only where the test may stop it."""
+
+    def __init__(self, url: str, server: NatsServer | None = None) -> None:
+        self._url = url
+        self._server = server
+        self._brokers: list[Broker] = []
+
+    async def connect(self, name: str = "test") -> Broker:
+        broker = await connect(self._url, name=name, ack_wait_s=ACK_WAIT_S)
+        self._brokers.append(broker)
+        return broker
+
+    async def publish_raw(self, subject: str, body: bytes, headers: Mapping[str, str] | None = None) -> None:
+        client = await nats.connect(self._url)
+        try:
+            await client.request(subject, body, timeout=5, headers=dict(headers) if headers else None)
+        except nats.errors.NoRespondersError as error:
+            raise NotFound(f"no stream listens on '{subject}'") from error
+        finally:
+            await client.close()
+
+    async def limit_queue(self, queue: str, max_bytes: int) -> None:
+        client = await nats.connect(self._url)
+        jetstream = client.jetstream()
+        info = await jetstream.stream_info(work_stream(queue))
+        info.config.max_bytes = max_bytes
+        await jetstream.update_stream(info.config)
+        await client.close()
+
+    async def replace_stream(self, queue: str) -> None:
+        client = await nats.connect(self._url)
+        jetstream = client.jetstream()
+        await jetstream.delete_stream(work_stream(queue))
+        await jetstream.add_stream(name=work_stream(queue), subjects=[f"queue.{queue}.*"])
+        await client.close()
+
+    async def stop(self) -> None:
+        assert self._server is not None
+        await asyncio.to_thread(self._server.stop)
+
+    async def start(self) -> None:
+        assert self._server is not None
+        await asyncio.to_thread(self._server.start)
+
+    async def close(self) -> None:
+        for broker in self._brokers:
+            await broker.close()
+
+
+def queue_spec(queue: str, **changes: Any) -> QueueSpec:
+    """A queue spec with these changes."""
+    return QueueSpec.model_validate({"queue_name": queue, "provider": {"type": "static"}, **changes})
+
+
+def record(job: JobId, **changes: Any) -> JobRecord:
+    """A job's first record with these changes."""
+    base = JobRecord(queue=job.queue, seq=job.seq, job_type="train", submitted_at=NOW, updated_at=NOW)
+    return base.model_copy(update=changes)
+
+
+def presence(agent_id: str, queue: str, **changes: Any) -> AgentPresence:
+    """A ready agent with these changes."""
+    room = Amount(cpu_milli=2000, memory_bytes=2**30, slots=2)
+    base = AgentPresence(
+        agent_id=agent_id, queue=queue, capacity=room, free=room, version="0.1.0", host="here", started_at=NOW
+    )
+    return base.model_copy(update=changes)
+
+
+def chunk(data: bytes, *, source: str = "stdout", attempt: int = 1) -> LogChunk:
+    """A piece of output."""
+    return LogChunk(source=source, attempt=attempt, time="2026-03-01T12:00:00.123456789Z", data=data)

@@ -1,0 +1,438 @@
+"""Taking jobs from a queue, by the text of `launch.ports.Work`: consumers, pulls, acks, redelivery."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
+
+import pytest
+
+from launch.ports import Broker, Delivery
+from launch.subjects import JobId, Priority, WorkConsumer
+from tests.contract.broker_world import ACK_WAIT_S, World
+
+TRAIN = WorkConsumer("train", Priority.MEDIUM)
+EVALUATE = WorkConsumer("evaluate", Priority.MEDIUM)
+
+Sets = AsyncGenerator[tuple[WorkConsumer, ...]]
+
+
+@asynccontextmanager
+async def working(broker: Broker, queue: str, *job_types: str) -> AsyncIterator[None]:
+    """An agent for these types is there, so their durables are."""
+    async with aclosing(broker.work.consumers(queue, job_types)) as sets:
+        await anext(sets)
+        yield
+
+
+async def until(sets: Sets, *wanted: WorkConsumer) -> tuple[WorkConsumer, ...]:
+    """Read sets until one has all of these."""
+    async with asyncio.timeout(10):
+        while True:
+            found = await anext(sets)
+            if set(wanted) <= set(found):
+                return found
+
+
+async def publish(broker: Broker, queue: str, count: int, job_type: str = "train") -> list[JobId]:
+    """Some jobs."""
+    return [(await broker.jobs.publish(queue, job_type, b"%d" % n)).job for n in range(count)]
+
+
+async def pull(broker: Broker, queue: str, *consumers: WorkConsumer, wait_s: float = 10.0) -> list[Delivery]:
+    """Wait for work as an agent of middling fullness does."""
+    return await broker.work.pull_wait(queue, consumers or (TRAIN,), rank=5, wait_s=wait_s)
+
+
+async def until_waiting(broker: Broker, queue: str, consumer: WorkConsumer, count: int) -> None:
+    """Look until so many pulls wait at the consumer."""
+    async with asyncio.timeout(10):
+        while True:
+            statuses = (await broker.queues.status(queue)).consumers
+            if [s.waiting for s in statuses if s.consumer == consumer] == [count]:
+                return
+
+
+# -- which consumers ------------------------------------------------------------------------------------------------
+
+
+async def test_an_agent_for_types_has_theirs_most_urgent_first(broker: Broker, other: Broker, queue: str) -> None:
+    async with aclosing(broker.work.consumers(queue, ["train", "evaluate"])) as sets:
+        first = await anext(sets)
+        assert {TRAIN, EVALUATE} <= set(first)
+        for priority in (Priority.LOW, Priority.HIGH, Priority.CRITICAL):
+            await other.jobs.publish(queue, "train", b"{}", priority=priority)
+        await other.jobs.publish(queue, "stranger", b"{}")
+        wanted = [WorkConsumer("train", priority) for priority in Priority]
+        found = first if set(wanted) <= set(first) else await until(sets, *wanted)
+        assert [c for c in found if c.job_type == "train"] == wanted
+        assert list(found) == sorted(found, key=lambda c: c.priority.rank)
+        assert {c.job_type for c in found} == {"train", "evaluate"}
+
+
+async def test_an_agent_for_any_type_has_what_was_ever_used(broker: Broker, other: Broker, queue: str) -> None:
+    await other.jobs.publish(queue, "train", b"{}")
+    await other.jobs.publish(queue, "evaluate", b"{}", priority=Priority.HIGH)
+    async with aclosing(broker.work.consumers(queue, None)) as sets:
+        assert await anext(sets) == (WorkConsumer("evaluate", Priority.HIGH), TRAIN)
+
+
+async def test_a_type_never_used_before_is_picked_up_at_once(broker: Broker, other: Broker, queue: str) -> None:
+    async with aclosing(broker.work.consumers(queue, None)) as sets:
+        assert await anext(sets) == ()
+        await other.jobs.publish(queue, "train", b"{}")
+        assert await until(sets, TRAIN) == (TRAIN,)
+        [delivery] = await broker.work.pull_now(queue, TRAIN, 10)
+        await other.jobs.publish(queue, "train", b"{}", priority=Priority.CRITICAL)
+        urgent = WorkConsumer("train", Priority.CRITICAL)
+        assert await until(sets, urgent) == (urgent, TRAIN)
+        assert len(await broker.work.pull_now(queue, urgent, 10)) == 1
+        assert delivery.message.consumer == TRAIN
+
+
+async def test_a_plain_publish_of_a_new_type_is_picked_up_too(broker: Broker, world: World, queue: str) -> None:
+    async with aclosing(broker.work.consumers(queue, None)) as sets:
+        await anext(sets)
+        await world.publish_raw(f"queue.{queue}.fine-tune.low", b"raw")
+        consumer = WorkConsumer("fine-tune", Priority.LOW)
+        await until(sets, consumer)
+        [delivery] = await broker.work.pull_now(queue, consumer, 1)
+        assert (delivery.message.consumer, delivery.message.body) == (consumer, b"raw")
+
+
+@pytest.mark.parametrize("odd", ["Train", "t\u00e9l\u00e9", "a" * 100, "-x", "a@high", "a=b", "$SYS"])
+async def test_a_type_that_is_no_legal_name_is_delivered_all_the_same(
+    broker: Broker, world: World, queue: str, odd: str
+) -> None:
+    async with aclosing(broker.work.consumers(queue, None)) as sets:
+        await anext(sets)
+        await world.publish_raw(f"queue.{queue}.{odd}.high", b"odd")
+        consumer = WorkConsumer(odd, Priority.HIGH)
+        assert await until(sets, consumer) == (consumer,)
+        [delivery] = await broker.work.pull_now(queue, consumer, 1)
+        assert (delivery.message.consumer, delivery.message.job) == (consumer, JobId(queue, 1))
+        await broker.work.term(delivery.reply, why="'Train' is no job type: a\nb \u00e4" + "x" * 5000)
+        assert await broker.jobs.get(delivery.message.job) is None
+
+
+async def test_two_agents_both_learn_of_new_types(broker: Broker, other: Broker, queue: str) -> None:
+    async with (
+        aclosing(broker.work.consumers(queue, None)) as ones,
+        aclosing(other.work.consumers(queue, None)) as others,
+    ):
+        await anext(ones)
+        await anext(others)
+        both = asyncio.gather(until(ones, TRAIN), until(others, TRAIN))
+        await broker.jobs.publish(queue, "train", b"{}")
+        assert list(await both) == [(TRAIN,), (TRAIN,)]
+
+
+async def test_a_busy_agent_does_not_keep_new_types_from_others(broker: Broker, other: Broker, queue: str) -> None:
+    async with (
+        aclosing(broker.work.consumers(queue, None)) as busy,
+        aclosing(other.work.consumers(queue, None)) as idle,
+    ):
+        await anext(busy)  # and never again: it is full, or hangs
+        await anext(idle)
+        for n in range(12):
+            consumer = WorkConsumer(f"type-{n}", Priority.MEDIUM)
+            waiting = asyncio.create_task(until(idle, consumer))
+            await broker.jobs.publish(queue, consumer.job_type, b"{}")
+            await waiting
+
+
+# -- pulling --------------------------------------------------------------------------------------------------------
+
+
+async def test_nothing_there_is_told_at_once(broker: Broker, queue: str) -> None:
+    async with working(broker, queue, "train"), asyncio.timeout(3):
+        assert await broker.work.pull_now(queue, TRAIN, 10) == []
+
+
+async def test_a_delivery_is_the_message_and_counts(broker: Broker, world: World, queue: str) -> None:
+    async with working(broker, queue, "train"):
+        await world.publish_raw(f"queue.{queue}.train", b"\x00body", {"Who": "me"})
+        [delivery] = await broker.work.pull_now(queue, TRAIN, 1)
+        message = await broker.jobs.get(JobId(queue, 1))
+        assert message is not None
+        assert delivery.message == message
+        assert dict(message.headers) == {"Who": "me"}
+        assert delivery.delivered == 1
+
+
+async def test_pull_now_takes_up_to_a_batch_in_order(broker: Broker, queue: str) -> None:
+    async with working(broker, queue, "train"):
+        jobs = await publish(broker, queue, 5)
+        first = await broker.work.pull_now(queue, TRAIN, 3)
+        rest = await broker.work.pull_now(queue, TRAIN, 3)
+        assert [d.message.job for d in first] == jobs[:3]
+        assert [d.message.job for d in rest] == jobs[3:]
+        assert await broker.work.pull_now(queue, TRAIN, 3) == []
+
+
+async def test_pull_now_takes_many(broker: Broker, queue: str) -> None:
+    async with working(broker, queue, "train"):
+        jobs = await publish(broker, queue, 300)
+        assert [d.message.job for d in await broker.work.pull_now(queue, TRAIN, 1000)] == jobs
+
+
+async def test_two_pull_at_once_and_share(broker: Broker, other: Broker, queue: str) -> None:
+    async with working(broker, queue, "train"):
+        jobs = await publish(broker, queue, 10)
+        halves = await asyncio.gather(*(who.work.pull_now(queue, TRAIN, 5) for who in (broker, other)))
+        assert sorted(d.message.job for half in halves for d in half) == jobs
+
+
+async def test_a_waiting_pull_wakes_on_publish(broker: Broker, other: Broker, queue: str) -> None:
+    async with working(broker, queue, "train", "evaluate"):
+        waits = asyncio.create_task(pull(broker, queue, TRAIN, EVALUATE, wait_s=30))
+        await until_waiting(other, queue, EVALUATE, 1)
+        job = (await other.jobs.publish(queue, "evaluate", b"{}")).job
+        async with asyncio.timeout(2):
+            [delivery] = await waits
+        assert delivery.message.job == job
+        await broker.work.ack(delivery.reply)
+        await until_waiting(other, queue, TRAIN, 0)
+
+
+async def test_a_waiting_pull_takes_what_is_there_already(broker: Broker, queue: str) -> None:
+    async with working(broker, queue, "train"):
+        [job] = await publish(broker, queue, 1)
+        async with asyncio.timeout(2):
+            assert [d.message.job for d in await pull(broker, queue, wait_s=30)] == [job]
+
+
+async def test_a_waiting_pull_ends_in_time(broker: Broker, queue: str) -> None:
+    async with working(broker, queue, "train"):
+        began_s = asyncio.get_running_loop().time()
+        assert await pull(broker, queue, wait_s=0.3) == []
+        assert 0.25 < asyncio.get_running_loop().time() - began_s < 3
+
+
+async def test_what_comes_for_two_consumers_at_once_is_all_handed_over(
+    broker: Broker, other: Broker, queue: str
+) -> None:
+    async with working(broker, queue, "train", "evaluate"):
+        [train] = await publish(other, queue, 1, "train")
+        [evaluate] = await publish(other, queue, 1, "evaluate")
+        seen: list[JobId] = []
+        async with asyncio.timeout(ACK_WAIT_S / 2):
+            while len(seen) < 2:
+                seen += [d.message.job for d in await pull(broker, queue, TRAIN, EVALUATE)]
+        assert sorted(seen) == [train, evaluate]
+
+
+async def test_the_lowest_rank_is_served_first(broker: Broker, other: Broker, queue: str) -> None:
+    async with working(broker, queue, "train"):
+        ranks = [7, 2, 9, 0, 5]
+        served: list[int] = []
+
+        async def agent(rank: int) -> None:
+            deliveries = await other.work.pull_wait(queue, [TRAIN], rank=rank, wait_s=30)
+            served.append(rank)
+            for delivery in deliveries:
+                await other.work.ack(delivery.reply)
+
+        async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+            for count, rank in enumerate(ranks, start=1):
+                group.create_task(agent(rank))
+                await until_waiting(broker, queue, TRAIN, count)
+            for count in range(len(ranks) - 1, -1, -1):
+                await broker.jobs.publish(queue, "train", b"{}")
+                await until_waiting(broker, queue, TRAIN, count)
+        assert served == sorted(ranks)
+
+
+async def test_two_waiting_agents_get_one_each(broker: Broker, other: Broker, queue: str) -> None:
+    async with working(broker, queue, "train"):
+        waits = [asyncio.create_task(pull(who, queue)) for who in (broker, other)]
+        await until_waiting(broker, queue, TRAIN, 2)
+        jobs = await publish(broker, queue, 2)
+        async with asyncio.timeout(5):
+            found = await asyncio.gather(*waits)
+        assert sorted(d.message.job for deliveries in found for d in deliveries) == jobs
+        assert [len(deliveries) for deliveries in found] == [1, 1]
+
+
+async def test_a_cancelled_pull_leaves_no_request_behind(broker: Broker, other: Broker, queue: str) -> None:
+    async with working(broker, queue, "train"):
+        waits = asyncio.create_task(pull(other, queue))
+        await until_waiting(broker, queue, TRAIN, 1)
+        waits.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waits
+        await until_waiting(broker, queue, TRAIN, 0)
+
+
+async def test_cancelled_pulls_lose_nothing(broker: Broker, other: Broker, queue: str) -> None:
+    async with working(broker, queue, "train"):
+        jobs = set[JobId]()
+        seen = set[JobId]()
+        for n in range(20):
+            waits = asyncio.create_task(pull(other, queue))
+            for _ in range(n % 7):
+                await asyncio.sleep(0)
+            jobs.add((await broker.jobs.publish(queue, "train", b"{}")).job)
+            for _ in range(n % 5):
+                await asyncio.sleep(0)
+            waits.cancel()
+            for result in await asyncio.gather(waits, return_exceptions=True):
+                if isinstance(result, list):
+                    seen |= {d.message.job for d in result}
+                    for delivery in result:
+                        await other.work.ack(delivery.reply)
+        async with asyncio.timeout(5 * ACK_WAIT_S):
+            while seen != jobs:
+                for delivery in await pull(broker, queue):
+                    seen.add(delivery.message.job)
+                    await broker.work.ack(delivery.reply)
+        assert await broker.jobs.peek(queue, 100) == []
+
+
+# -- what becomes of a delivery -------------------------------------------------------------------------------------
+
+
+async def hold_one(broker: Broker, queue: str) -> Delivery:
+    """Publish a job and take it."""
+    await publish(broker, queue, 1)
+    [delivery] = await broker.work.pull_now(queue, TRAIN, 1)
+    return delivery
+
+
+async def test_an_acked_job_is_gone_and_acking_again_does_no_harm(broker: Broker, other: Broker, queue: str) -> None:
+    async with working(broker, queue, "train"):
+        delivery = await hold_one(broker, queue)
+        await broker.work.ack(delivery.reply)
+        assert await other.jobs.get(delivery.message.job) is None
+        await broker.work.ack(delivery.reply)
+        await other.work.ack(delivery.reply)
+        assert (await other.jobs.depth(queue)).messages == 0
+
+
+async def test_a_held_job_comes_again_after_the_ack_wait(broker: Broker, other: Broker, queue: str) -> None:
+    async with working(broker, queue, "train"):
+        first = await hold_one(broker, queue)
+        began_s = asyncio.get_running_loop().time()
+        [second] = await pull(other, queue)
+        assert asyncio.get_running_loop().time() - began_s > ACK_WAIT_S * 0.8
+        assert second.message == first.message
+        assert (first.delivered, second.delivered) == (1, 2)
+
+
+async def test_an_ack_of_an_earlier_delivery_counts_from_anywhere(
+    broker: Broker, other: Broker, world: World, queue: str
+) -> None:
+    async with working(broker, queue, "train"):
+        first = await hold_one(broker, queue)
+        [second] = await pull(other, queue)
+        stranger = await world.connect("stranger")
+        await stranger.work.ack(first.reply)
+        assert await broker.jobs.get(first.message.job) is None
+        await other.work.ack(second.reply)
+        assert await pull(broker, queue, wait_s=2 * ACK_WAIT_S) == []
+
+
+async def test_progress_keeps_a_job_from_coming_again(broker: Broker, other: Broker, queue: str) -> None:
+    async with working(broker, queue, "train"):
+        kept = await hold_one(broker, queue)
+        dropped = await hold_one(broker, queue)
+        for _ in range(8):
+            await other.work.progress([kept.reply])
+            deliveries = await pull(other, queue, wait_s=ACK_WAIT_S / 3)
+            assert all(d.message.job == dropped.message.job for d in deliveries)
+        await broker.work.ack(kept.reply)
+        assert await broker.jobs.get(kept.message.job) is None
+
+
+async def test_progress_by_an_earlier_reply_counts_for_the_present_delivery(
+    broker: Broker, other: Broker, queue: str
+) -> None:
+    async with working(broker, queue, "train"):
+        first = await hold_one(broker, queue)
+        [second] = await pull(other, queue)
+        for _ in range(6):
+            await broker.work.progress([first.reply])
+            assert await pull(other, queue, wait_s=ACK_WAIT_S / 3) == []
+        await broker.work.ack(second.reply)
+        assert await broker.jobs.get(first.message.job) is None
+
+
+async def test_progress_for_many_and_for_what_is_gone(broker: Broker, queue: str) -> None:
+    async with working(broker, queue, "train"):
+        await publish(broker, queue, 3)
+        deliveries = await broker.work.pull_now(queue, TRAIN, 3)
+        await broker.work.ack(deliveries[0].reply)
+        await broker.work.progress([d.reply for d in deliveries])
+        await broker.work.progress([])
+        assert (await broker.jobs.depth(queue)).messages == 2
+
+
+async def test_a_job_given_back_comes_again_at_once(broker: Broker, other: Broker, queue: str) -> None:
+    async with working(broker, queue, "train"):
+        first = await hold_one(broker, queue)
+        await broker.work.nak(first.reply)
+        async with asyncio.timeout(ACK_WAIT_S * 0.8):
+            [second] = await pull(other, queue)
+        assert (second.message.job, second.delivered) == (first.message.job, 2)
+
+
+async def test_a_job_given_back_with_a_delay_comes_after_it(broker: Broker, other: Broker, queue: str) -> None:
+    async with working(broker, queue, "train"):
+        delivery = await hold_one(broker, queue)
+        began_s = asyncio.get_running_loop().time()
+        await broker.work.nak(delivery.reply, delay_s=2 * ACK_WAIT_S)
+        [second] = await pull(other, queue)
+        assert 1.8 * ACK_WAIT_S < asyncio.get_running_loop().time() - began_s < 4 * ACK_WAIT_S
+        assert second.message.job == delivery.message.job
+
+
+async def test_a_delay_may_be_shorter_than_the_ack_wait(broker: Broker, other: Broker, queue: str) -> None:
+    async with working(broker, queue, "train"):
+        delivery = await hold_one(broker, queue)
+        began_s = asyncio.get_running_loop().time()
+        await broker.work.nak(delivery.reply, delay_s=ACK_WAIT_S / 4)
+        [_] = await pull(other, queue)
+        assert ACK_WAIT_S / 5 < asyncio.get_running_loop().time() - began_s < ACK_WAIT_S * 0.9
+
+
+async def test_a_job_waiting_out_a_delay_can_be_finished(broker: Broker, other: Broker, queue: str) -> None:
+    async with working(broker, queue, "train"):
+        delivery = await hold_one(broker, queue)
+        await broker.work.nak(delivery.reply, delay_s=ACK_WAIT_S / 2)
+        await other.work.ack(delivery.reply)
+        assert await broker.jobs.get(delivery.message.job) is None
+        assert await pull(broker, queue, wait_s=ACK_WAIT_S) == []
+
+
+async def test_a_terminated_job_is_gone(broker: Broker, other: Broker, queue: str) -> None:
+    async with working(broker, queue, "train"):
+        delivery = await hold_one(broker, queue)
+        await broker.work.term(delivery.reply, why="its body is not JSON")
+        assert await other.jobs.get(delivery.message.job) is None
+        assert await pull(other, queue, wait_s=1.5 * ACK_WAIT_S) == []
+
+
+async def test_what_comes_again_goes_before_what_is_new(broker: Broker, queue: str) -> None:
+    async with working(broker, queue, "train"):
+        jobs = await publish(broker, queue, 3)
+        [first] = await broker.work.pull_now(queue, TRAIN, 1)
+        await broker.work.nak(first.reply)
+        assert (await broker.jobs.depth(queue)).messages == 3
+        order = [(await pull(broker, queue))[0].message.job for _ in range(3)]
+        assert sorted(order) == jobs
+        assert order.index(jobs[0]) < 2
+
+
+async def test_many_jobs_may_be_held_at_once(broker: Broker, queue: str) -> None:
+    async with working(broker, queue, "train"):
+        count = 1200
+        await asyncio.gather(*(broker.jobs.publish(queue, "train", b"{}") for _ in range(count)))
+        held: Sequence[Delivery] = await broker.work.pull_now(queue, TRAIN, count)
+        assert len(held) == count
+        await asyncio.gather(*(broker.work.ack(d.reply) for d in held))
+        assert (await broker.jobs.depth(queue)).messages == 0
+
+
+async def test_the_ack_wait_is_known(broker: Broker) -> None:
+    assert broker.ack_wait_s == ACK_WAIT_S
