@@ -79,7 +79,7 @@ class NatsServer:
         config = self.store / "nats-server.conf"
         config.write_text(
             f'listen: "127.0.0.1:{self.port}"\n'
-            # Streams reserve what they may grow to: the default, a share of the free disk, is soon spent by test queues.
+            # Streams reserve what they may grow to; the default, a share of the free disk, is soon spent by queues.
             f'jetstream {{ store_dir: "{self.store / "data"}", max_file_store: 10TB }}\n'
             f"{self._config}\n"
         )
