@@ -31,12 +31,13 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """End this instance, if its agent still holds nothing (`DRAIN`), or is still not there (`KILL`)."""
+    """End this instance, provided that its agent is still out of sight (`absent`), or still holds nothing."""
 
     instance_id: str
     agent_id: str
     mode: StopMode
     why: str
+    absent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,8 @@ def _end_useless(fleet: Sequence[Standing]) -> _Part:
         if item.why_end is None or item.worker.instance is None:
             continue
         mode = StopMode.KILL if item.kind is Kind.OVERDUE else StopMode.DRAIN
-        stops.append(Stop(item.worker.instance.id, item.worker.instance.agent_id, mode, item.why_end))
+        absent = item.kind is not Kind.DRAINED
+        stops.append(Stop(item.worker.instance.id, item.worker.instance.agent_id, mode, item.why_end, absent))
         reasons.append(f"stop {item.worker.name}: {item.why_end}")
     return _Part(tuple(stops), (), tuple(reasons))
 

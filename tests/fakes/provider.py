@@ -1,3 +1,4 @@
+# ruff: noqa: ARG002 - the signatures are the port's
 """A provider in memory, true to `scaler.ports.Provider`.
 
     cloud = FakeCloud(clock, capacity=Amount(cpu_milli=2000, slots=2))
