@@ -1,0 +1,346 @@
+"""Every implementation of the `Engine` port keeps the port's word: the fake one and the Docker Engine."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from agent.adapters.docker import DockerEngine
+from agent.core.frames import nanoseconds, timestamp
+from agent.ports import Container, Engine, EngineError, EngineUnavailable, LogFrame
+from tests.fakes.engine import FakeEngine, Script, command_not_found
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+PROGRAMS: dict[tuple[str, ...], Script] = {
+    ("true",): Script(),
+    ("sh", "-c", "exit 3"): Script(exit_code=3),
+    ("sleep", "60"): Script(hold=True),
+    ("no-such-command",): command_not_found("no-such-command"),
+    ("sh", "-c", "echo one; echo two >&2; echo three; printf four"): Script(
+        output=(("stdout", b"one\n"), ("stderr", b"two\n"), ("stdout", b"three\nfour"))
+    ),
+    ("sh", "-c", "trap 'exit 7' TERM; echo ready; while :; do sleep 0.01; done"): Script(
+        output=(("stdout", b"ready\n"),), hold=True, on_term=7
+    ),
+    ("sh", "-c", "head -c 40000 /dev/zero | tr '\\0' x; echo; echo ready; exec sleep 60"): Script(
+        output=(("stdout", b"x" * 40000 + b"\nready\n"),), hold=True
+    ),
+    ("sh", "-c", "head -c 20000000 /dev/zero | tr '\\0' x; exec sleep 60"): Script(
+        output=(("stdout", b"x" * 20000000),), hold=True
+    ),
+}
+TRUE, EXIT_3, SLEEP, NOT_FOUND, SPEAK, TRAP, LONG_LINE, FLOOD = PROGRAMS
+
+
+@dataclass
+class Lab:
+    """An engine, and the containers that this test makes on it."""
+
+    engine: Engine
+    image: str
+    mark: str
+
+    async def create(self, command: tuple[str, ...], *, name: str = "one", labels: Mapping[str, str] = {}) -> str:
+        config: dict[str, Any] = {
+            "Image": self.image,
+            "Cmd": list(command),
+            "Labels": {"launch.test": self.mark, **labels},
+            # No network: the engine makes such a container in half the time.
+            "HostConfig": {"NetworkMode": "none", "Init": command is not NOT_FOUND},
+        }
+        return await self.engine.create(f"{self.mark}-{name}", config)
+
+    async def run(self, command: tuple[str, ...], *, name: str = "one") -> Container:
+        container = await self.create(command, name=name)
+        await self.engine.start(container)
+        await self.engine.wait(container)
+        return await self.see(container)
+
+    async def see(self, container: str) -> Container:
+        seen = await self.engine.inspect(container)
+        assert seen is not None
+        return seen
+
+    async def read(self, container: str, *, since: str | None = None, follow: bool = False) -> list[LogFrame]:
+        async with aclosing(self.engine.logs(container, since=since, follow=follow)) as frames:
+            return [frame async for frame in frames]
+
+    async def until_ready(self, container: str) -> None:
+        async with aclosing(self.engine.logs(container, since=None, follow=True)) as frames:
+            async for frame in frames:
+                if frame.data == b"ready\n":
+                    return
+
+
+@pytest.fixture(params=[pytest.param("fake"), pytest.param("docker", marks=pytest.mark.docker)])
+async def lab(request: pytest.FixtureRequest) -> AsyncIterator[Lab]:
+    """An engine of either kind; what the test made on it is removed."""
+    mark = f"launch-test-{secrets.token_hex(5)}"
+    engine: Engine
+    if request.param == "fake":
+        image = "busybox:1"
+        fake = engine = FakeEngine(images=[image])
+        fake.scripts.update(PROGRAMS)
+    else:
+        image = request.getfixturevalue("busybox_image")
+        engine = DockerEngine(request.getfixturevalue("docker_host"))
+    yield Lab(engine, image, mark)
+    for container in await engine.list({"launch.test": mark}):
+        await engine.remove(container.id)
+    assert await engine.list({"launch.test": mark}) == []
+    await engine.close()
+    await engine.close()
+
+
+async def test_tells_its_version_and_size(lab: Lab) -> None:
+    info = await lab.engine.info()
+    assert info.version
+    assert info.cpus >= 1
+    assert info.memory_bytes > 2**20
+
+
+async def test_knows_an_image_that_is_there_and_one_that_is_not(lab: Lab) -> None:
+    present = await lab.engine.image(lab.image)
+    assert present is not None
+    assert present.id.startswith("sha256:")
+    assert present.digest is None
+    assert await lab.engine.image("no-such-image:1") is None
+
+
+async def test_a_pull_that_fails_names_the_step(lab: Lab) -> None:
+    # A registry on a port where nobody listens: no name to look up, nothing leaves the machine.
+    with pytest.raises(EngineError) as caught:
+        await lab.engine.pull("127.0.0.1:1/no-such-image:1")
+    assert caught.value.step == "pull"
+
+
+@pytest.mark.parametrize(("command", "code"), [(TRUE, 0), (EXIT_3, 3)])
+async def test_an_exit_code_comes_back(lab: Lab, command: tuple[str, ...], code: int) -> None:
+    seen = await lab.run(command)
+    assert (seen.state, seen.exit_code, seen.oom_killed, seen.error) == ("exited", code, False, "")
+    # Which of the two is the later one is not said: Docker stamps a start only after the process may have ended.
+    assert seen.started_at is not None
+    assert seen.finished_at is not None
+
+
+async def test_a_container_that_has_not_been_started_has_no_times(lab: Lab) -> None:
+    container = await lab.create(TRUE, labels={"colour": "red"})
+    seen = await lab.see(container)
+    assert (seen.id, seen.name, seen.state) == (container, f"{lab.mark}-one", "created")
+    assert (seen.started_at, seen.finished_at, seen.tty) == (None, None, False)
+    assert {"launch.test": lab.mark, "colour": "red"}.items() <= seen.labels.items()
+    assert await lab.see(seen.name) == seen
+    # It does not run, so there is nothing to wait for, and its log is empty.
+    await lab.engine.wait(container)
+    assert await lab.read(container, follow=True) == []
+
+
+async def test_a_name_that_is_taken_is_adopted(lab: Lab) -> None:
+    first = await lab.create(EXIT_3)
+    assert await lab.create(TRUE) == first
+    await lab.engine.remove(first)
+    assert await lab.create(TRUE) != first
+
+
+async def test_many_creates_of_one_name_make_one_container(lab: Lab) -> None:
+    assert len({*await asyncio.gather(*(lab.create(TRUE) for _ in range(8)))}) == 1
+
+
+async def test_creating_from_an_unknown_image_is_refused(lab: Lab) -> None:
+    with pytest.raises(EngineError, match="no-such-image") as caught:
+        await lab.engine.create(f"{lab.mark}-one", {"Image": "no-such-image:1", "Cmd": ["true"]})
+    assert (caught.value.step, caught.value.status) == ("create", 404)
+
+
+async def test_a_command_that_is_not_there_leaves_the_container_created(lab: Lab) -> None:
+    container = await lab.create(NOT_FOUND)
+    with pytest.raises(EngineError, match="executable file not found") as caught:
+        await lab.engine.start(container)
+    assert (caught.value.step, caught.value.status) == ("start", 400)
+    seen = await lab.see(container)
+    assert (seen.state, seen.exit_code) == ("created", 127)
+    assert "executable file not found" in seen.error
+
+
+async def test_starting_twice_does_no_harm(lab: Lab) -> None:
+    container = await lab.create(SLEEP)
+    await lab.engine.start(container)
+    started = (await lab.see(container)).started_at
+    await lab.engine.start(container)
+    assert (await lab.see(container)).started_at == started
+
+
+async def test_wait_ends_with_the_container(lab: Lab) -> None:
+    container = await lab.create(SLEEP)
+    await lab.engine.start(container)
+    waiting = asyncio.create_task(lab.engine.wait(container))
+    assert (await lab.see(container)).state == "running"
+    assert not waiting.done()
+    await lab.engine.signal(container, "SIGKILL")
+    await waiting
+    seen = await lab.see(container)
+    assert (seen.state, seen.exit_code, seen.oom_killed) == ("exited", 137, False)
+
+
+async def test_a_signal_reaches_the_process(lab: Lab) -> None:
+    container = await lab.create(TRAP)
+    await lab.engine.start(container)
+    await lab.until_ready(container)
+    await lab.engine.signal(container, "SIGTERM")
+    await lab.engine.wait(container)
+    assert (await lab.see(container)).exit_code == 7
+
+
+async def test_sigterm_ends_a_program_that_does_not_care(lab: Lab) -> None:
+    container = await lab.create(SLEEP)
+    await lab.engine.start(container)
+    await lab.engine.signal(container, "SIGTERM")
+    await lab.engine.wait(container)
+    assert (await lab.see(container)).exit_code == 143
+
+
+async def test_a_signal_to_what_does_not_run_does_no_harm(lab: Lab) -> None:
+    container = await lab.create(TRUE)
+    await lab.engine.signal(container, "SIGTERM")
+    await lab.engine.start(container)
+    await lab.engine.wait(container)
+    await lab.engine.signal(container, "SIGTERM")
+    await lab.engine.signal(f"{lab.mark}-none", "SIGTERM")
+    assert (await lab.see(container)).exit_code == 0
+
+
+async def test_lists_what_carries_all_the_labels(lab: Lab) -> None:
+    red = await lab.create(TRUE, name="red", labels={"colour": "red"})
+    blue = await lab.create(SLEEP, name="blue", labels={"colour": "blue"})
+    await lab.engine.start(blue)
+    listed = await lab.engine.list({"launch.test": lab.mark})
+    assert {(one.id, one.state) for one in listed} == {(red, "created"), (blue, "running")}
+    [one] = await lab.engine.list({"launch.test": lab.mark, "colour": "red"})
+    assert one == await lab.see(red)
+    assert await lab.engine.list({"launch.test": lab.mark, "colour": "green"}) == []
+
+
+async def test_removing_is_idempotent_and_kills(lab: Lab) -> None:
+    container = await lab.create(LONG_LINE)
+    await lab.engine.start(container)
+    waiting = asyncio.create_task(lab.engine.wait(container))
+    async with aclosing(lab.engine.logs(container, since=None, follow=True)) as frames:
+        async for frame in frames:
+            if frame.data == b"ready\n":
+                await lab.engine.remove(container)
+    await lab.engine.remove(container)
+    await waiting
+    assert await lab.engine.inspect(container) is None
+
+
+async def test_what_is_not_there_is_an_error_404(lab: Lab) -> None:
+    name = f"{lab.mark}-none"
+    assert await lab.engine.inspect(name) is None
+    for call in (lab.engine.start(name), lab.engine.wait(name), lab.read(name), lab.read(name, follow=True)):
+        with pytest.raises(EngineError) as caught:
+            await call
+        assert caught.value.status == 404
+
+
+async def test_logs_tell_the_sources_apart_and_keep_the_bytes(lab: Lab) -> None:
+    seen = await lab.run(SPEAK)
+    frames = await lab.read(seen.id)
+    by_source = {
+        source: b"".join(frame.data for frame in frames if frame.source == source) for source in ("stdout", "stderr")
+    }
+    assert by_source == {"stdout": b"one\nthree\nfour", "stderr": b"two\n"}
+    assert all(timestamp(nanoseconds(frame.time)) == frame.time for frame in frames)
+
+
+async def test_since_includes_the_frame_at_that_time(lab: Lab) -> None:
+    seen = await lab.run(SPEAK)
+    out = [frame for frame in await lab.read(seen.id) if frame.source == "stdout"]
+    assert [frame.data for frame in out] == [b"one\n", b"three\n", b"four"]
+    later = [frame for frame in await lab.read(seen.id, since=out[1].time) if frame.source == "stdout"]
+    assert later == out[1:]
+    after = timestamp(nanoseconds(out[1].time) + 1)
+    assert [frame for frame in await lab.read(seen.id, since=after) if frame.source == "stdout"] == out[2:]
+
+
+async def test_a_long_line_comes_in_pieces_of_one_time(lab: Lab) -> None:
+    container = await lab.create(LONG_LINE)
+    await lab.engine.start(container)
+    await lab.until_ready(container)
+    *pieces, ready = await lab.read(container)
+    assert len(pieces) == 3
+    assert {piece.time for piece in pieces} == {pieces[0].time}
+    assert b"".join(piece.data for piece in pieces) == b"x" * 40000 + b"\n"
+    assert ready.data == b"ready\n"
+
+
+async def test_following_goes_on_until_the_container_stops(lab: Lab) -> None:
+    container = await lab.create(LONG_LINE)
+    await lab.engine.start(container)
+    await lab.until_ready(container)
+    reading = asyncio.create_task(lab.read(container, follow=True))
+    assert (await lab.read(container))[-1].data == b"ready\n"
+    assert not reading.done()
+    await lab.engine.signal(container, "SIGKILL")
+    assert (await reading)[-1].data == b"ready\n"
+
+
+async def test_leaving_logs_early_leaves_the_engine_usable(lab: Lab) -> None:
+    container = await lab.create(FLOOD)
+    await lab.engine.start(container)
+    for _ in range(20):
+        async with aclosing(lab.engine.logs(container, since=None, follow=True)) as frames:
+            assert (await anext(frames)).source == "stdout"
+    reading = asyncio.create_task(lab.read(container, follow=True))
+    assert (await lab.see(container)).state == "running"
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    assert (await lab.see(container)).state == "running"
+
+
+async def test_two_hundred_waits_do_not_stand_in_each_others_way(lab: Lab) -> None:
+    container = await lab.create(SLEEP)
+    await lab.engine.start(container)
+    async with asyncio.TaskGroup() as group:
+        for _ in range(200):
+            group.create_task(lab.engine.wait(container))
+        assert (await lab.see(container)).state == "running"
+        await lab.engine.signal(container, "SIGKILL")
+
+
+async def test_an_engine_that_is_not_there_is_unavailable(lab: Lab, tmp_path: Any) -> None:
+    if isinstance(lab.engine, FakeEngine):
+        gone: Engine = FakeEngine()
+        assert isinstance(gone, FakeEngine)
+        gone.stop()
+    else:
+        gone = DockerEngine(f"unix://{tmp_path}/no.sock")
+
+    async def read() -> None:
+        async for _ in gone.logs("x", since=None, follow=True):
+            pass
+
+    calls = [
+        gone.info(),
+        gone.image("x"),
+        gone.pull("x"),
+        gone.create("x", {"Image": "x"}),
+        gone.start("x"),
+        gone.wait("x"),
+        gone.inspect("x"),
+        gone.list({"x": "y"}),
+        gone.signal("x", "SIGTERM"),
+        gone.remove("x"),
+        read(),
+    ]
+    for call in calls:
+        with pytest.raises(EngineUnavailable):
+            await call
+    await gone.close()
