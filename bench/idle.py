@@ -1,0 +1,31 @@
+"""What an agent costs that has nothing to do: resident memory, and CPU over some seconds."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import psutil
+
+from bench.parts import agent, broker, nats_server
+
+QUEUE = "bench-idle"
+
+
+async def measure(seconds: float) -> dict[str, Any]:
+    """Watch one idle agent for `seconds`."""
+    with nats_server() as url:
+        async with broker(url) as link, agent(link, url, QUEUE, max_jobs=2) as pid:
+            process = psutil.Process(pid)
+            await asyncio.sleep(1.0)  # its first second is still start-up
+            before = process.cpu_times()
+            await asyncio.sleep(seconds)
+            after = process.cpu_times()
+            memory = process.memory_info().rss
+    used_s = after.user + after.system - before.user - before.system
+    return {
+        "question": "an idle agent",
+        "seconds": seconds,
+        "rss_mib": memory / 2**20,
+        "cpu_percent_of_a_core": 100 * used_s / seconds,
+    }

@@ -1,0 +1,95 @@
+"""What every measurement needs: a nats-server, an image, an agent as a process of its own, and the engine's bare socket.
+
+Everything that is started here ends with the `with` block that started it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import aiohttp
+
+from launch.adapters.nats import NatsBroker, connect
+from launch.ports import Synced
+from launch.presence import AgentPresence
+from launch.queue import QueueSpec, StaticProvider
+from tests.support.images import ensure_busybox
+from tests.support.nats_server import NatsServer
+
+API = "http://docker/v1.41"
+SOCKET = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock").removeprefix("unix://")
+READY_S = 30.0
+
+
+@contextlib.contextmanager
+def nats_server() -> Iterator[str]:
+    """A real nats-server with an empty store; yields its address."""
+    with TemporaryDirectory() as folder:
+        server = NatsServer(Path(folder))
+        server.start()
+        try:
+            yield server.url
+        finally:
+            server.stop()
+
+
+@contextlib.asynccontextmanager
+async def broker(url: str) -> AsyncIterator[NatsBroker]:
+    """A connection of the measuring side."""
+    link = await connect(url, name="bench")
+    try:
+        yield link
+    finally:
+        await link.close()
+
+
+@contextlib.asynccontextmanager
+async def engine_socket() -> AsyncIterator[aiohttp.ClientSession]:
+    """The engine's HTTP API with nothing in between."""
+    async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(SOCKET, limit=0)) as session:
+        yield session
+
+
+@contextlib.asynccontextmanager
+async def agent(link: NatsBroker, url: str, queue: str, *, max_jobs: int) -> AsyncIterator[int]:
+    """A queue and an agent for it, as a process of its own; yields its pid once it takes work."""
+    await link.queues.apply(QueueSpec(queue_name=queue, provider=StaticProvider()))
+    with TemporaryDirectory() as folder:
+        command = ["-m", "launch", "agent", "--queue", queue, "--data-dir", folder, "--server", url]
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, *command, "--max-jobs", str(max_jobs), stderr=asyncio.subprocess.DEVNULL
+        )
+        try:
+            async with asyncio.timeout(READY_S):
+                await _present(link, queue)
+            yield process.pid
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM)
+            await process.wait()
+
+
+async def _present(link: NatsBroker, queue: str) -> AgentPresence:
+    async with contextlib.aclosing(link.agents.watch()) as changes:
+        async for change in changes:
+            if not isinstance(change, Synced) and change.value is not None and change.value.queue == queue:
+                return change.value
+    raise AssertionError("a watch does not end")
+
+
+async def busybox() -> str:
+    """The name of a small local image, built if it is not there."""
+    return await asyncio.to_thread(ensure_busybox)
+
+
+def quantile(values: list[float], share: float) -> float:
+    """The value below which `share` of the values lie (nearest rank)."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
