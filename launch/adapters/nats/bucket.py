@@ -29,11 +29,15 @@ _ROLLUP = "Nats-Rollup"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One revision of a key; `value` is None if that revision deleted it (or records its expiry)."""
+    """One revision of a key; `value` is None if that revision deleted it (or records its expiry).
+
+    `note` is what the deleter left with the deletion.
+    """
 
     key: str
     value: bytes | None
     revision: int
+    note: bytes = b""
 
 
 class Bucket:
@@ -84,10 +88,10 @@ class Bucket:
         """Set a key if its newest revision is `revision`. Raises `Conflict`."""
         return await self._write(key, value, {_EXPECT: str(revision), **({} if ttl_s is None else _ttl(ttl_s))})
 
-    async def delete(self, key: str, *, revision: int | None = None) -> None:
+    async def delete(self, key: str, *, revision: int | None = None, note: bytes = b"") -> None:
         """Delete a key (if its newest revision is `revision`). Raises `Conflict`."""
         expected = {} if revision is None else {_EXPECT: str(revision)}
-        await self._write(key, b"", {_OPERATION: "PURGE", _ROLLUP: "sub", **expected})
+        await self._write(key, note, {_OPERATION: "PURGE", _ROLLUP: "sub", **expected})
 
     async def purge(self, keys: str) -> None:
         """Remove every revision of the keys that match, without a trace."""
@@ -125,7 +129,7 @@ class Bucket:
     def _entry(self, msg: Msg, subject: str, revision: int) -> Entry:
         gone = header_of(msg, _OPERATION) in ("DEL", "PURGE") or bool(header_of(msg, _MARKER))
         key = subject.removeprefix(self._subject(""))
-        return Entry(key, None if gone else msg.data, revision)
+        return Entry(key, None, revision, msg.data) if gone else Entry(key, msg.data, revision)
 
     async def _write(self, key: str, value: bytes, headers: dict[str, str]) -> int:
         try:

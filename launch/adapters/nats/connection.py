@@ -40,6 +40,8 @@ class ApiError(BrokerError):
 STREAM_NOT_FOUND = 10059
 CONSUMER_NOT_FOUND = 10014
 MESSAGE_NOT_FOUND = 10037
+SEQUENCE_NOT_FOUND = 10043
+MESSAGE_DELETE_FAILED = 10057
 WRONG_LAST_SEQUENCE = (10071, 10164)
 STREAM_FULL = (10023, 10047, 10077)
 """Insufficient resources, and the stream's own limits: nothing was stored."""

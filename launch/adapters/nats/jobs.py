@@ -13,8 +13,10 @@ from nats.aio.msg import Msg
 
 from launch import subjects
 from launch.adapters.nats.connection import (
+    MESSAGE_DELETE_FAILED,
     MESSAGE_NOT_FOUND,
     REQUEST_TIMEOUT_S,
+    SEQUENCE_NOT_FOUND,
     STREAM_FULL,
     STREAM_NOT_FOUND,
     ApiError,
@@ -31,6 +33,12 @@ from launch.subjects import JobId, Priority
 
 T = TypeVar("T")
 PEEK_PAGE = 500
+_OF_THE_ANSWER = frozenset(
+    f"Nats-{name}"
+    for name in ("Stream", "Subject", "Sequence", "Time-Stamp", "Num-Pending", "Last-Sequence", "UpTo-Sequence")
+)
+"""Headers that a direct get adds to those of the stored message."""
+
 NOTICES_KEPT = 10_000
 """A reader that falls this far behind is told to look again instead."""
 
@@ -103,7 +111,10 @@ class NatsJobs:
         try:
             await self._connection.api(f"STREAM.MSG.DELETE.{stream}", {"seq": job.seq, "no_erase": True})
         except ApiError as error:
-            if error.err_code in (STREAM_NOT_FOUND, MESSAGE_NOT_FOUND) or error.code in (400, 404):
+            if error.err_code in (STREAM_NOT_FOUND, MESSAGE_NOT_FOUND, SEQUENCE_NOT_FOUND):
+                return False
+            # At the ends of the stream the server answers for a missing message as for a broken store.
+            if error.err_code == MESSAGE_DELETE_FAILED and await self.get(job) is None:
                 return False
             raise
         return True
@@ -158,5 +169,5 @@ def _stored(queue: str, msg: Msg) -> Message:
         consumer,
         msg.data,
         parse_time(header_of(msg, "Nats-Time-Stamp")),
-        dict(msg.headers or {}),
+        {key: value for key, value in (msg.headers or {}).items() if key not in _OF_THE_ANSWER},
     )

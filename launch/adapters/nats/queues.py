@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import builtins
 from collections.abc import AsyncGenerator
+from datetime import timedelta
 from typing import Any
 
 from launch import subjects
 from launch.adapters.nats import streams
 from launch.adapters.nats.bucket import Bucket, Entry
-from launch.adapters.nats.connection import STREAM_NOT_FOUND, ApiError, Connection
+from launch.adapters.nats.connection import STREAM_NOT_FOUND, ApiError, Connection, parse_time
 from launch.adapters.nats.records import watch_typed
 from launch.errors import NotFound
 from launch.ports import Changed, ConsumerStatus, Depth, QueueStatus, Synced
@@ -19,6 +20,7 @@ from launch.subjects import JobId, WorkConsumer
 
 PAUSED_FLAG = "launch.paused"
 FOREVER = "2200-01-01T00:00:00Z"
+RESUME_S = 0.2
 
 
 class NatsQueues:
@@ -57,7 +59,7 @@ class NatsQueues:
     async def delete(self, queue: str) -> int:
         await self.get(queue)
         depth = await read_depth(self._connection, queue, subjects_wanted=False)
-        await self._specs.delete(queue)
+        await self._specs.delete(queue, note=b"%d" % depth.last_seq)
         await self._connection.api(f"STREAM.DELETE.{subjects.work_stream(queue)}")
         await Bucket(self._connection, subjects.JOBS_BUCKET).purge(f"{queue}.>")
         await self._connection.api(f"STREAM.PURGE.{subjects.LOG_STREAM}", {"filter": f"logs.{queue}.>"})
@@ -80,12 +82,19 @@ class NatsQueues:
         if paused:
             metadata[PAUSED_FLAG] = "true"
         stream = subjects.work_stream(queue)
-        await self._connection.api(f"STREAM.UPDATE.{stream}", {**config, "metadata": metadata})
-        request = {"pause_until": FOREVER} if paused else {}
+        updated = await self._connection.api(f"STREAM.UPDATE.{stream}", {**config, "metadata": metadata})
+        # The server serves pulls that wait already when a pause runs out, but not when it is lifted. So a resume is a
+        # pause that runs out a moment from now, by the server's clock.
+        until = FOREVER if paused else _after(updated["ts"], RESUME_S)
         consumers = await list_consumers(self._connection, queue)
         await asyncio.gather(
-            *(self._connection.api(f"CONSUMER.PAUSE.{stream}.{item['name']}", request) for item in consumers)
+            *(
+                self._connection.api(f"CONSUMER.PAUSE.{stream}.{item['name']}", {"pause_until": until})
+                for item in consumers
+            )
         )
+        if not paused:
+            await asyncio.sleep(RESUME_S)
 
     async def watch(self) -> AsyncGenerator[Changed[QueueSpec] | Synced]:
         await self._prepare()
@@ -107,15 +116,18 @@ class NatsQueues:
         return changes
 
     async def _next_unused_seq(self, queue: str) -> int:
-        """Where a new stream's sequences start: after every record that an earlier stream of this name left.
+        """Where a new stream's sequences start: after every id that an earlier stream of this name gave out.
 
-        Without this a stream that was deleted by hand would hand out the ids of finished jobs again.
+        An agent may still run a job of that stream; its records, its logs and its ack must not meet another job. The
+        mark of a deleted spec holds the last sequence; a stream that was deleted by hand leaves its records.
         """
         try:
             await stream_info(self._connection, queue)
         except NotFound:
             left = await Bucket(self._connection, subjects.JOBS_BUCKET).all(f"{queue}.>")
-            return 1 + max((JobId.from_key(entry.key).seq for entry in left), default=0)
+            spec = await self._specs.latest(queue)
+            deleted = int(spec.note) if spec is not None and spec.note.isdigit() else 0
+            return 1 + max([deleted, *(JobId.from_key(entry.key).seq for entry in left)])
         return 1
 
 
@@ -165,6 +177,10 @@ async def list_consumers(connection: Connection, queue: str) -> list[dict[str, A
 def consumer_of(info: dict[str, Any]) -> WorkConsumer:
     """Which type and priority a durable serves."""
     return subjects.parse_job_subject(info["config"]["filter_subject"])[1]
+
+
+def _after(time: str, seconds: float) -> str:
+    return (parse_time(time) + timedelta(seconds=seconds)).isoformat().replace("+00:00", "Z")
 
 
 def is_paused(info: dict[str, Any]) -> bool:

@@ -31,6 +31,9 @@ from launch.ports import Delivery, Message
 from launch.subjects import JobId, Priority, WorkConsumer
 
 MAX_WAITING = 100_000
+RESYNC_S = 20.0
+"""How long a notice that went to an agent which has just vanished can keep a new type from the others."""
+
 NO_WAIT_ANSWER_S = 5.0
 _ENDED = (404, 408)
 _NOBODY = 503
@@ -49,20 +52,28 @@ class NatsWork:
     async def consumers(self, queue: str, job_types: Sequence[str] | None) -> AsyncGenerator[tuple[WorkConsumer, ...]]:
         changed = asyncio.Event()
         known: set[WorkConsumer] = set()
-        missing: set[WorkConsumer] = set()
 
         def on_notice(msg: Msg) -> None:
             with contextlib.suppress(LaunchError):
                 consumer = subjects.parse_job_subject(msg.subject)[1]
                 if consumer not in known:
-                    missing.add(consumer)
-                    changed.set()
+                    known.add(consumer)
+                    # Not in this generator: its reader may be busy, and this notice came to nobody else.
+                    task = asyncio.get_running_loop().create_task(learn(consumer), name=f"make {consumer.name}")
+                    self._connection.in_background(task)
+
+        async def learn(consumer: WorkConsumer) -> None:
+            try:
+                await self._create(queue, consumer)
+            except LaunchError:
+                known.discard(consumer)
+            changed.set()
 
         created = f"$JS.EVENT.ADVISORY.CONSUMER.CREATED.{subjects.work_stream(queue)}.>"
         async with contextlib.AsyncExitStack() as stack:
             stack.enter_context(self._connection.on_reconnect(changed.set))
             # In one queue group, so that each notice costs one agent a look, not all of them; the rest learn of a new
-            # durable from the server's advisory.
+            # durable from the server's advisory, or at the next resync if that agent was gone.
             notices = self._connection.subscription(subjects.submitted_subject(queue), on_notice, group="agents")
             await stack.enter_async_context(notices)
             await stack.enter_async_context(self._connection.subscription(created, lambda _: changed.set()))
@@ -70,29 +81,31 @@ class NatsWork:
             while True:
                 changed.clear()
                 try:
-                    depth = await read_depth(self._connection, queue)
-                    wanted = set(depth.subjects) | missing
-                    wanted |= {WorkConsumer(job_type, Priority.MEDIUM) for job_type in job_types or ()}
-                    present = {consumer_of(item) for item in await list_consumers(self._connection, queue)}
-                    for consumer in wanted - present:
-                        await self._create(queue, consumer)
+                    present = await self._complete(queue, job_types or ())
                 except BrokerUnavailable:
                     if told is None:
                         raise
-                    await changed.wait()
-                    continue
-                known |= present | wanted
-                missing.clear()
-                mine = tuple(
-                    sorted(
-                        (c for c in present | wanted if job_types is None or c.job_type in job_types),
+                else:
+                    known |= present
+                    mine = sorted(
+                        (c for c in present if job_types is None or c.job_type in job_types),
                         key=lambda c: (c.priority.rank, c.job_type),
                     )
-                )
-                if mine != told:
-                    told = mine
-                    yield mine
-                await changed.wait()
+                    if told != tuple(mine):
+                        told = tuple(mine)
+                        yield told
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(RESYNC_S):
+                        await changed.wait()
+
+    async def _complete(self, queue: str, job_types: Sequence[str]) -> set[WorkConsumer]:
+        """Make the durables that are missing for these types and for every job that lies there; returns all."""
+        wanted = set((await read_depth(self._connection, queue)).subjects)
+        wanted |= {WorkConsumer(job_type, Priority.MEDIUM) for job_type in job_types}
+        present = {consumer_of(item) for item in await list_consumers(self._connection, queue)}
+        for consumer in wanted - present:
+            await self._create(queue, consumer)
+        return present | wanted
 
     async def _create(self, queue: str, consumer: WorkConsumer) -> None:
         stream = subjects.work_stream(queue)
@@ -109,10 +122,15 @@ class NatsWork:
             "priority_groups": [subjects.PULL_GROUP],
             "priority_policy": "prioritized",
         }
-        if is_paused(await stream_info(self._connection, queue)):
+        paused = is_paused(await stream_info(self._connection, queue))
+        if paused:
             config["pause_until"] = FOREVER
         subject = f"CONSUMER.CREATE.{stream}.{consumer.name}.{config['filter_subject']}"
         await self._connection.api(subject, {"stream_name": stream, "config": config})
+        # Whoever paused or resumed the queue just now may have listed its consumers before this one was there.
+        if is_paused(await stream_info(self._connection, queue)) != paused:
+            until = {} if paused else {"pause_until": FOREVER}
+            await self._connection.api(f"CONSUMER.PAUSE.{stream}.{consumer.name}", until)
 
     # -- pulling ------------------------------------------------------------------------------------------------
 
@@ -194,6 +212,7 @@ class _Round:
         self._events: asyncio.Queue[Msg | None] = asyncio.Queue()
         self._sub: Subscription | None = None
         self._stack = contextlib.ExitStack()
+        self._batch = 1
         self.open = 0
         self.taken: list[Delivery] = []
         self.kept = False
@@ -209,6 +228,7 @@ class _Round:
             self._sub = await self._connection.client.subscribe(inbox, cb=arrived)
         body = json.dumps(request).encode()
         stream = subjects.work_stream(self._queue)
+        self._batch = request["batch"]
         self.open = len(consumers)
         for consumer in consumers:
             subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer.name}"
@@ -225,7 +245,8 @@ class _Round:
         status = status_of(msg)
         if status == 0:
             self.taken.append(_delivery(self._queue, msg))
-            self.open -= 1
+            if self._batch == 1:  # the server says when a larger one ends early, and is silent when it is full
+                self.open -= 1
         elif status in _ENDED:
             self.open -= 1
         elif status == _NOBODY:
