@@ -55,8 +55,11 @@ class Marks:
         if not self._marks:
             return self._start
         times = [nanoseconds(mark.time) for mark in self._marks.values()]
-        bound = max(times) - OVERLAP_NS
-        start = max(bound, min(times)) if len(times) > 1 else bound
+        start = max(times) - OVERLAP_NS
+        if len(times) > 1:
+            start = max(start, min(times))
+        # A stored chunk's place can only be found from the chunk's beginning.
+        start = min([start, *(nanoseconds(mark.time) for mark in self._marks.values() if mark.spans)])
         return timestamp(max(start, nanoseconds(self._start)) if self._start is not None else start)
 
     def fresh(self, frame: LogFrame) -> bytes:
@@ -195,7 +198,7 @@ class Chunker:
 
     def _overflow(self, chunk: _Open, time: str, data: bytes) -> None:
         """Add a piece that does not fit: a line begins the next chunk, and only one that fills a chunk goes on."""
-        if chunk.ended and time != chunk.last_time:
+        if chunk.size and chunk.ended and time != chunk.last_time:
             chunk = self._begin(chunk.source, time)
         elif chunk.run:
             chunk = chunk.split_run()

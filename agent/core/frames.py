@@ -17,6 +17,8 @@ from agent.ports import LogFrame
 MAX_FRAME_BYTES: Final = 16 * 1024 * 1024
 """The engine cuts lines at 16 KiB; a length beyond this means that the stream is not what it should be."""
 
+SHOWN_FAULT_BYTES: Final = 500
+
 _HEADER = struct.Struct(">BxxxL")
 _SOURCES = {0: "stdout", 1: "stdout", 2: "stderr"}
 _ENGINE_FAULT = 3
@@ -60,14 +62,19 @@ class FrameParser:
             kind, length = unpack(buffer, position)
             start = position + _HEADER.size
             stop = start + length
+            if length > MAX_FRAME_BYTES:
+                self.error = f"not a log stream: it has a frame of {length} bytes"
+                return frames
             source = sources.get(kind)
-            if source is None or length > MAX_FRAME_BYTES:
-                if kind == _ENGINE_FAULT and stop > size and length <= MAX_FRAME_BYTES:
-                    break
-                self._fail(kind, buffer[start : min(stop, start + 500)])
+            if source is None and kind != _ENGINE_FAULT:
+                self.error = f"not a log stream: it has a frame of kind {kind}"
                 return frames
             if stop > size:
                 break
+            if source is None:
+                said = buffer[start : min(stop, start + SHOWN_FAULT_BYTES)].decode(errors="replace").strip()
+                self.error = said or "the engine could not read the log"
+                return frames
             space = buffer.find(b" ", start, stop)
             if space < 0:
                 self.error = f"a log line without a time: {buffer[start:stop][:80]!r}"
@@ -93,13 +100,6 @@ class FrameParser:
             self.error = f"a log line without a time: {text[:80]!r}"
             return []
         return [LogFrame(source, time.decode("ascii", "replace"), data)]
-
-    def _fail(self, kind: int, text: bytes) -> None:
-        if kind == _ENGINE_FAULT:
-            self.error = text.decode(errors="replace").strip() or "the engine could not read the log"
-        else:
-            self.error = f"not a log stream: it has a frame of kind {kind}"
-        self._rest = b""
 
 
 def nanoseconds(time: str) -> int:

@@ -1,0 +1,112 @@
+"""From a job to a create body: what is asked for is in it, and what must not be can't be brought in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.core.container import DROPPED_CAPABILITIES, ContainerPolicy, container_config
+from launch.job import JobSpec, Resources
+from launch.subjects import LABEL_ACK, LABEL_AGENT, LABEL_ATTEMPT, LABEL_QUEUE, LABEL_SEQ, JobId
+
+JOB = JobId("gpu-training-queue", 42)
+
+
+def config_of(policy: ContainerPolicy | None = None, gpus: tuple[str, ...] = (), **fields: Any) -> dict[str, Any]:
+    spec = JobSpec.model_validate({"job_type": "train", "image": "python:3.12", **fields})
+    return container_config(spec, JOB, 3, "agent-1", "$JS.ACK.x", policy or ContainerPolicy(), gpus)
+
+
+def env_of(config: dict[str, Any]) -> dict[str, str]:
+    pairs = [line.partition("=")[::2] for line in config["Env"]]
+    assert len({name for name, _ in pairs}) == len(pairs), "a name that occurs twice has no defined value"
+    return dict(pairs)
+
+
+def test_labels_let_a_restarted_agent_find_and_finish_the_job() -> None:
+    assert config_of(labels={"launch.queue": "mine", "team": "vision"})["Labels"] == {
+        LABEL_QUEUE: "gpu-training-queue",
+        LABEL_SEQ: "42",
+        LABEL_ATTEMPT: "3",
+        LABEL_AGENT: "agent-1",
+        LABEL_ACK: "$JS.ACK.x",
+    }
+
+
+def test_limits_are_those_that_were_asked_for() -> None:
+    host = config_of(resources={"cpu": 1.5, "memory": "8Gi"}, shm_size="1Gi")["HostConfig"]
+    assert host["NanoCpus"] == 1_500_000_000
+    assert host["Memory"] == host["MemorySwap"] == 8 * 1024**3
+    assert host["ShmSize"] == 1024**3
+    assert host["PidsLimit"] == 4096
+
+
+def test_what_was_not_asked_for_is_not_limited() -> None:
+    host = config_of()["HostConfig"]
+    assert not {"NanoCpus", "Memory", "MemorySwap", "ShmSize", "DeviceRequests"} & host.keys()
+
+
+def test_a_sliver_of_a_cpu_is_what_the_engine_takes_at_least() -> None:
+    assert config_of(resources={"cpu": 0.001})["HostConfig"]["NanoCpus"] == 10_000_000
+
+
+def test_the_container_is_kept_after_exit_and_never_restarted() -> None:
+    host = config_of()["HostConfig"]
+    assert host["AutoRemove"] is False
+    assert host["RestartPolicy"] == {"Name": "no"}
+    assert host["Init"] is True
+    assert host["LogConfig"]["Type"] == "json-file"
+
+
+def test_the_default_is_the_safe_one() -> None:
+    host = config_of()["HostConfig"]
+    assert host["NetworkMode"] == "bridge"
+    assert host["SecurityOpt"] == ["no-new-privileges"]
+    assert host["CapDrop"] == list(DROPPED_CAPABILITIES)
+    assert host["Privileged"] is False
+    assert not {"Binds", "Mounts", "CapAdd", "Devices", "PidMode", "UsernsMode"} & host.keys()
+
+
+def test_the_policy_decides() -> None:
+    policy = ContainerPolicy(network="none", cap_drop=("ALL",), no_new_privileges=False, pids_limit=7, log_file_bytes=9)
+    host = config_of(policy)["HostConfig"]
+    assert (host["NetworkMode"], host["CapDrop"], host["SecurityOpt"], host["PidsLimit"]) == ("none", ["ALL"], [], 7)
+    assert host["LogConfig"]["Config"] == {"max-size": "9", "max-file": "2"}
+
+
+def test_the_command_is_the_images_own_unless_given() -> None:
+    assert not {"Entrypoint", "Cmd", "WorkingDir", "User"} & config_of().keys()
+    given_all = config_of(entrypoint=["python"], command=["train.py", 0.001], workdir="/app", user="1000:1000")
+    assert given_all["Entrypoint"] == ["python"]
+    assert given_all["Cmd"] == ["train.py", "0.001"]
+    assert (given_all["WorkingDir"], given_all["User"]) == ("/app", "1000:1000")
+    assert config_of(entrypoint=[])["Entrypoint"] == [""], "an empty list would leave the image's in place"
+
+
+def test_gpus_are_handed_out_by_name_and_no_others_are_visible() -> None:
+    config = config_of(gpus=("GPU-a", "GPU-b"), resources={"gpu": 2}, env={"NVIDIA_VISIBLE_DEVICES": "all"})
+    assert config["HostConfig"]["DeviceRequests"] == [
+        {"Driver": "", "DeviceIDs": ["GPU-a", "GPU-b"], "Capabilities": [["gpu"]]}
+    ]
+    assert env_of(config)["NVIDIA_VISIBLE_DEVICES"] == "GPU-a,GPU-b"
+    assert env_of(config_of(env={"NVIDIA_VISIBLE_DEVICES": "all"}))["NVIDIA_VISIBLE_DEVICES"] == "void"
+
+
+def test_the_engine_is_told_how_much_grace_the_job_wants() -> None:
+    assert config_of(stop_grace="1500ms")["StopTimeout"] == 2
+
+
+@given(env=st.dictionaries(st.sampled_from(["LAUNCH_JOB", "LAUNCH_ATTEMPT", "LAUNCH_MINE", "PATH"]), st.text()))
+def test_a_job_can_set_anything_but_what_we_set(env: dict[str, str]) -> None:
+    spec = JobSpec(job_type="train", image="x", env=env, resources=Resources())
+    found = env_of(container_config(spec, JOB, 3, "agent-1", "r", ContainerPolicy(), ()))
+    ours = {
+        "LAUNCH_JOB": "gpu-training-queue/42",
+        "LAUNCH_QUEUE": "gpu-training-queue",
+        "LAUNCH_JOB_TYPE": "train",
+        "LAUNCH_ATTEMPT": "3",
+        "NVIDIA_VISIBLE_DEVICES": "void",
+    }
+    assert found == {**env, **ours}
