@@ -1,0 +1,91 @@
+"""`launch agent`: the process that runs a queue's jobs on this machine."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from launch.cli.options import DataDirOption, DrainOption, ServerOption, seconds
+from launch.cli.session import data_dir as default_data_dir
+from launch.cli.session import endpoint
+
+if TYPE_CHECKING:
+    from launch.service import Stop
+
+
+def agent(
+    ctx: typer.Context,
+    *,
+    queue: Annotated[str, typer.Option("--queue", "-q", metavar="QUEUE", help="The queue to work for.")],
+    job_type: Annotated[
+        list[str] | None, typer.Option("--job-type", "-t", metavar="TYPE", help="Take only this type; repeatable.")
+    ] = None,
+    agent_id: Annotated[
+        str | None, typer.Option("--agent-id", metavar="ID", help="Else the one kept in the data directory.")
+    ] = None,
+    data_dir: DataDirOption = None,
+    cpu: Annotated[str | None, typer.Option("--cpu", metavar="N", help="CPUs to offer; else all.")] = None,
+    memory: Annotated[str | None, typer.Option("--memory", metavar="SIZE", help="Memory to offer; else all.")] = None,
+    max_jobs: Annotated[
+        int | None, typer.Option("--max-jobs", metavar="N", min=1, help="Jobs at once; else the queue's, or one a CPU.")
+    ] = None,
+    label: Annotated[list[str] | None, typer.Option("--label", metavar="K=V", help="A mark to be seen by.")] = None,
+    drain_timeout: DrainOption = "1h",
+    server: ServerOption = None,
+) -> None:
+    """Run a queue's jobs on this machine until told to stop."""
+    from agent.settings import AgentSettings
+    from launch.logging import set_up_logging
+    from launch.service import run_service
+
+    settings = AgentSettings(
+        queue=queue,
+        job_types=tuple(job_type) if job_type else None,
+        data_dir=default_data_dir(data_dir),
+        agent_id=agent_id,
+        cpu_milli=_amount(cpu, "--cpu"),
+        memory_bytes=_amount(memory, "--memory"),
+        max_jobs=max_jobs,
+        labels=_labels(label or []),
+        docker_host=os.environ.get("DOCKER_HOST") or None,
+        drain_timeout_s=seconds(drain_timeout, "--drain-timeout"),
+    )
+    set_up_logging()
+    found = endpoint(ctx, server)
+
+    async def main(stop: Stop) -> int:
+        from agent.main import run
+        from launch.adapters import nats
+
+        broker = await nats.connect(found.url, name=f"launch-agent {queue}", credentials=found.credentials)
+        try:
+            await run(broker, settings, stop=stop.drain, abort=stop.abort)
+        finally:
+            await broker.close()
+        return 0
+
+    drains = f"taking no new jobs, waiting up to {drain_timeout} for running ones"
+    raise typer.Exit(run_service(main, drains=drains, leaves="leaving running containers to the next agent"))
+
+
+def _amount(text: str | None, option: str) -> int | None:
+    from launch.core.quantity import parse_cpu, parse_memory
+
+    if text is None:
+        return None
+    try:
+        return parse_cpu(text) if option == "--cpu" else parse_memory(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from None
+
+
+def _labels(pairs: list[str]) -> dict[str, str]:
+    labels = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not (key and equals):
+            raise typer.BadParameter(f"found '{pair}'; allowed: KEY=VALUE", param_hint="--label")
+        labels[key] = value
+    return labels

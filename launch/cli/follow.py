@@ -1,0 +1,151 @@
+"""Following a job to its end: its output where it belongs, and beside it, on stderr, what it waits for.
+
+The job's stdout goes to stdout and its stderr to stderr; everything that launch itself says is on stderr.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+from launch.cli.output import harmless, note
+from launch.cli.session import exit_code
+
+if TYPE_CHECKING:
+    from rich.status import Status
+
+    from launch.client import Client
+    from launch.handle import Job
+    from launch.lines import LogLine
+    from launch.record import JobRecord
+
+LOOK_AGAIN_S = 0.25
+"""Agents renew their presence all the time: look at most this often whether the explanation has changed."""
+
+
+async def follow_job(client: Client, job: Job) -> int:
+    """Show output and waiting until the job is over; its exit code."""
+    waiting = Waiting()
+    async with asyncio.TaskGroup() as group:
+        explaining = group.create_task(_explain(client, job, waiting), name="explain")
+        async with aclosing(job.logs()) as lines:
+            await print_lines(lines, waiting)
+        explaining.cancel()
+    record = await job.wait()
+    note(summary(record))
+    return exit_code(record)
+
+
+def summary(record: JobRecord) -> str:
+    """How it ended, in one line."""
+    from launch.core.quantity import show_duration
+
+    text = f"{record.id} {record.state}"
+    if record.started_at and record.finished_at:
+        text += f" after {show_duration((record.finished_at - record.started_at).total_seconds())}"
+    if record.attempt > 1:
+        text += f" in attempt {record.attempt}"
+    told = [part for part in (record.reason and str(record.reason), record.message) if part]
+    if told and record.state != "succeeded":
+        text += f": {': '.join(told)}"
+    return harmless(text)
+
+
+class Waiting:
+    """The note on what a job waits for: a spinner on a terminal, a line for each change otherwise."""
+
+    def __init__(self) -> None:
+        self._spinner: Status | None = None
+        self._last = ""
+
+    def show(self, text: str) -> None:
+        """Say this, unless it was said last."""
+        if text == self._last:
+            return
+        self._last = text
+        if not sys.stderr.isatty():
+            note(text)
+            return
+        if self._spinner is None:
+            from rich.console import Console
+            from rich.text import Text
+
+            self._spinner = Console(stderr=True).status(Text(text))
+            self._spinner.start()
+        else:
+            from rich.text import Text
+
+            self._spinner.update(Text(text))
+
+    def hide(self) -> None:
+        """Make room for output."""
+        if self._spinner is not None:
+            self._spinner.stop()
+            self._spinner = None
+        self._last = ""
+
+
+async def print_lines(
+    lines: AsyncGenerator[LogLine], waiting: Waiting | None = None, *, attempt: int | None = None
+) -> None:
+    """Write lines as they come (only those of `attempt`, if given), each attempt after a line that says so."""
+    shown = attempt
+    coloured = False
+    try:
+        async for line in lines:
+            if attempt is not None and line.attempt != attempt:
+                continue
+            if waiting:
+                waiting.hide()
+            if shown is not None and line.attempt != shown:
+                note(f"--- attempt {line.attempt} ---")
+            shown = line.attempt
+            stream = sys.stderr if line.source == "stderr" else sys.stdout
+            text = line.text
+            if stream.isatty():
+                text = harmless(text)
+                coloured = coloured or "\x1b" in text
+            stream.write(text if line.partial else f"{text}\n")
+            stream.flush()
+    finally:
+        if waiting:
+            waiting.hide()
+        if coloured:
+            sys.stderr.write("\x1b[0m")
+
+
+async def _explain(client: Client, job: Job, waiting: Waiting) -> None:
+    """Keep the note true while the job is queued or being prepared."""
+    changed = asyncio.Event()
+    latest: JobRecord | None = None
+
+    async def hear_of_job() -> None:
+        nonlocal latest
+        async with aclosing(job.changes()) as changes:
+            async for record in changes:
+                latest = record
+                changed.set()
+
+    async def hear_of_agents() -> None:
+        async with aclosing(client.broker.agents.watch()) as watch:
+            async for _ in watch:
+                changed.set()
+
+    async with asyncio.TaskGroup() as group:
+        ears = [group.create_task(hear_of_job(), name="job"), group.create_task(hear_of_agents(), name="agents")]
+        while latest is None or not latest.state.terminal:
+            await changed.wait()
+            changed.clear()
+            if latest is None:
+                continue
+            why = await job.why(latest)
+            if why is None:
+                waiting.hide()
+            else:
+                waiting.show(f"{job.id} is {latest.state}: {harmless(str(why))}")
+                await asyncio.sleep(LOOK_AGAIN_S)
+        for ear in ears:
+            ear.cancel()

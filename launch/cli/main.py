@@ -1,0 +1,116 @@
+"""The `launch` command: its wiring, the two short forms at top level, and the one place where errors become lines."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from launch.cli import agent, agents, jobs, logs, queue, scaler, server, submit, up
+from launch.cli.options import ServerOption
+from launch.errors import LaunchError
+
+app = typer.Typer(
+    name="launch",
+    no_args_is_help=False,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
+    help="Containerised jobs through NATS JetStream.",
+)
+app.command("up")(up.up)
+app.command("submit")(submit.submit)
+app.command("jobs")(jobs.jobs)
+app.command("show")(jobs.show)
+app.command("logs")(logs.logs)
+app.command("wait")(jobs.wait)
+app.command("cancel")(jobs.cancel)
+app.add_typer(queue.app, name="queue")
+app.command("agent")(agent.agent)
+app.add_typer(agents.app, name="agents")
+app.command("scaler")(scaler.scaler)
+app.command("server")(server.server)
+
+
+@app.callback(invoke_without_command=True)
+def top(
+    ctx: typer.Context,
+    queue_or_file: Annotated[
+        str | None,
+        typer.Option("--queue", metavar="FILE|QUEUE", help="With a file alone: the same as `launch up FILE`."),
+    ] = None,
+    job_type: Annotated[
+        str | None, typer.Option("--job-type", metavar="TYPE", help="With --queue and --config: `launch submit`.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="The job's YAML file.")] = None,
+    server: ServerOption = None,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Containerised jobs through NATS JetStream."""
+    if version:
+        from importlib.metadata import version as version_of
+
+        typer.echo(f"launch {version_of('nats-launch')}")
+        raise typer.Exit
+    short = queue_or_file is not None or job_type is not None or config is not None
+    if ctx.invoked_subcommand is not None:
+        if short:
+            raise typer.BadParameter(f"give --queue, --job-type and --config after '{ctx.invoked_subcommand}'")
+        return
+    if not short:
+        typer.echo(ctx.get_help())
+        raise typer.Exit(2)
+    if queue_or_file is None:
+        raise typer.BadParameter("give the job's queue too: --queue QUEUE")
+    if config is not None:
+        submit.submit_file(ctx, server, queue=queue_or_file, job_type=job_type, config=config)
+    elif job_type is not None:
+        raise typer.BadParameter("give the job's file too: --config FILE")
+    else:
+        up.up(ctx, [Path(queue_or_file)], server=server)
+
+
+def main() -> None:
+    """The console script. Whatever happens, no traceback reaches the user unless LAUNCH_DEBUG is set."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # Whoever read our output has left; keep the interpreter from complaining about it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        if os.environ.get("LAUNCH_DEBUG"):
+            raise
+        for cause in _causes(error):
+            sys.stderr.write(f"launch: error: {_described(cause)}\n")
+        sys.exit(1)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The errors in it: those of a group one by one, each text once."""
+    if isinstance(error, BaseExceptionGroup):
+        said = set()
+        for inner in error.exceptions:
+            for cause in _causes(inner):
+                if str(cause) not in said:
+                    said.add(str(cause))
+                    yield cause
+    else:
+        yield error
+
+
+def _described(error: BaseException) -> str:
+    if isinstance(error, LaunchError):
+        return str(error)
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}{f': {text}' if text else ''} (LAUNCH_DEBUG=1 shows where it came from)"

@@ -1,0 +1,74 @@
+"""How a command gets from its options to a connected client, and what it exits with."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import typer
+
+if TYPE_CHECKING:
+    from launch.client import Client
+    from launch.record import JobRecord
+    from launch.settings import Endpoint
+
+T = TypeVar("T")
+
+
+def server_option(ctx: typer.Context, server: str | None) -> str | None:
+    """`--server` of the command, or the one given before it (`launch --server URL jobs`)."""
+    chosen = server or ctx.find_root().params.get("server")
+    return str(chosen) if chosen else None
+
+
+def data_dir(chosen: Path | None = None) -> Path:
+    """The data directory, by option or environment."""
+    from launch import settings
+
+    return chosen.expanduser().absolute() if chosen else settings.data_dir(os.environ)
+
+
+def endpoint(ctx: typer.Context, server: str | None) -> Endpoint:
+    """Where to connect to."""
+    from launch import server as embedded
+    from launch import settings
+
+    running = embedded.find_running(data_dir())
+    return settings.find_server(server_option(ctx, server), os.environ, embedded_url=running.url if running else None)
+
+
+def with_client(ctx: typer.Context, server: str | None, main: Callable[[Client], Awaitable[T]]) -> T:
+    """Connect, run `main`, disconnect."""
+    from launch.adapters import nats
+    from launch.client import Client
+    from launch.errors import BrokerUnavailable
+
+    found = endpoint(ctx, server)
+
+    async def session() -> T:
+        try:
+            broker = await nats.connect(found.url, name="launch-cli", credentials=found.credentials)
+        except BrokerUnavailable as error:
+            if found.named:
+                raise BrokerUnavailable(error.message, hint=f"the address is from {found.source}") from None
+            raise BrokerUnavailable(
+                error.message, hint="start one with `launch up QUEUE.yaml` or `launch server`, or name one by --server"
+            ) from None
+        try:
+            return await main(Client(broker))
+        finally:
+            await broker.close()
+
+    return asyncio.run(session())
+
+
+def exit_code(record: JobRecord) -> int:
+    """The container's exit code; 1 for a job that did not succeed and has none (or 0)."""
+    from launch.core.states import State
+
+    if record.state is State.SUCCEEDED:
+        return 0
+    return record.exit_code or 1
