@@ -48,7 +48,7 @@ def take_agent_id(folder: Path, wanted: str | None) -> AgentId:
         folder.mkdir(parents=True, exist_ok=True)
         if wanted is not None:
             return _take(folder, wanted)
-        for number in range(1, MAX_AGENTS_A_FOLDER):
+        for number in range(1, MAX_AGENTS_A_FOLDER + 1):
             taken = _take_numbered(folder / f"agent-{number}.id")
             if taken is not None:
                 return taken
