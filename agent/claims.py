@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 
-from agent.core.claim import ClaimDecision, Verdict, decide_claim
+from agent.core.claim import ClaimDecision, Leftover, Verdict, decide_claim, decide_leftover
 from agent.core.outcome import Outcome
 from agent.holds import Hold, Holds
 from agent.persist import until_heard
@@ -22,7 +22,7 @@ from launch.errors import Conflict
 from launch.job import JobSpec
 from launch.ports import Broker, Clock, Delivery, Versioned
 from launch.record import JobRecord
-from launch.subjects import RAW_KEPT_BYTES
+from launch.subjects import RAW_KEPT_BYTES, JobId
 
 _log = structlog.get_logger(__name__)
 
@@ -171,6 +171,21 @@ class Claims:
         else:
             revision = await self._broker.records.create(record)
         hold = Hold(job, record, revision, spec, delivery.reply, holding)
+        self._holds.add(hold)
+        return hold
+
+    async def adopt(self, job: JobId, attempt: int, submitted: str, reply: str) -> Hold | Leftover:
+        """Take up what an earlier process of this agent left, if its attempt is still mine."""
+        known = await until_heard("read the record", lambda: self._broker.records.get(job))
+        record = known.value if known else None
+        verdict = decide_leftover(record, me=self._agent_id, attempt=attempt, submitted=submitted)
+        if verdict is Leftover.FINISH:
+            await until_heard("ack", lambda: self._broker.work.ack(reply))
+        if verdict is not Leftover.ADOPT or known is None or known.value.spec is None:
+            return verdict
+        held = known.value.held or known.value.spec.resources.amount()
+        holding = self._holds.ledger.adopt(job, held, known.value.gpus)
+        hold = Hold(job, known.value, known.revision, known.value.spec, reply, holding, recovered=True)
         self._holds.add(hold)
         return hold
 

@@ -27,6 +27,8 @@ class Hold:
     reply: str
     holding: Holding
     digest: str | None = None
+    recovered: bool = False
+    """Its container was made by an earlier process of this agent."""
     stop: asyncio.Future[StopCause] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     def ask_to_stop(self, cause: StopCause) -> None:

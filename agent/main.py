@@ -27,6 +27,7 @@ from agent.intake import Intake
 from agent.lease import keep_leases
 from agent.ports import Engine, EngineInfo
 from agent.presence import Identity, Presence
+from agent.recovery import recover
 from agent.runner import Runner
 from agent.settings import AgentSettings
 from launch.adapters.clock import SystemClock
@@ -85,6 +86,7 @@ class Agent:
         gpus: tuple[str, ...],
     ) -> None:
         self._broker = broker
+        self._engine = engine
         self._settings = settings
         self._queue = spec
         self._agent_id = agent_id
@@ -116,6 +118,7 @@ class Agent:
     async def run(self, stop: asyncio.Event, abort: asyncio.Event) -> None:
         """Work until told otherwise."""
         capacity = self._holds.ledger.capacity
+        recovered = await recover(self._engine, self._claims, self._agent_id)
         await self._presence.announce()
         _log.info(
             "agent ready",
@@ -137,7 +140,7 @@ class Agent:
                 ),
                 tasks.create_task(self._follow_queue(stop), name="queue spec"),
             ]
-            working = tasks.create_task(self._work(stop), name="work")
+            working = tasks.create_task(self._work(recovered, stop), name="work")
             leaving = tasks.create_task(abort.wait(), name="abort")
             await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
             if not working.done():
@@ -147,13 +150,15 @@ class Agent:
         await self._presence.leave()
         _log.info("agent stopped", agent=self._agent_id)
 
-    async def _work(self, stop: asyncio.Event) -> None:
+    async def _work(self, recovered: list[Hold], stop: asyncio.Event) -> None:
         """Take and run jobs until `stop`, then see what runs to its end."""
         async with asyncio.TaskGroup() as jobs:
 
             def start(hold: Hold) -> None:
                 jobs.create_task(self._runner.run(hold), name=f"job {hold.job}")
 
+            for hold in recovered:
+                start(hold)
             intake = Intake(
                 self._broker,
                 self._claims,

@@ -28,9 +28,9 @@ from agent.core.outcome import (
 from agent.holds import Hold, Holds
 from agent.logs import LogPump
 from agent.ports import Engine, EngineError, EngineUnavailable
-from launch.core.states import Event, Reason
+from launch.core.states import Event, Reason, State
 from launch.ports import Clock, Logs
-from launch.subjects import container_name
+from launch.subjects import LABEL_SUBMITTED, container_name
 
 T = TypeVar("T")
 
@@ -39,7 +39,16 @@ ENGINE_PATIENCE = 30
 """How many times an engine that does not answer is asked again before an attempt that has not started gives up."""
 
 _GONE = 404
+_CONFLICT = 409
 _log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Started:
+    """A container that runs, or has run: its id, and since when."""
+
+    container: str
+    at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +87,7 @@ class Runner:
         """See the job through. Raises nothing but cancellation: whatever goes wrong becomes its outcome."""
         log = _log.bind(job=str(hold.job), attempt=hold.record.attempt)
         name = container_name(hold.job, hold.record.attempt)
-        log.info("job claimed", image=hold.spec.image, type=hold.record.job_type)
+        log.info("job recovered" if hold.recovered else "job claimed", image=hold.spec.image, type=hold.record.job_type)
         try:
             try:
                 outcome = await self._attempt(hold, name)
@@ -107,44 +116,50 @@ class Runner:
 
     async def _attempt(self, hold: Hold, name: str) -> Outcome:
         try:
-            container = await self._unless_stopped(hold, self._prepare(hold, name))
+            started = await self._unless_stopped(hold, self._prepare(hold, name))
         except EngineError as error:
             fault = reason_of_engine_error(error)
             return Outcome(Event.FAIL, fault.reason, fault.message, None)
         except EngineUnavailable as error:
             return Outcome(Event.FAIL, Reason.ENGINE_ERROR, error.message, None)
-        if container is None:
+        if started is None:
             cause = hold.stop.result()
             if cause is StopCause.FENCED:
                 raise Fenced(str(hold.job))
             return outcome_of_stop(cause, None, hold.spec)
-        started_at = self._clock.now()
         pump = LogPump(
             self._engine,
             self._logs,
             hold.job,
             hold.record.attempt,
-            container,
+            started.container,
             max_bytes=hold.spec.max_log_bytes or self._max_log_bytes,
         )
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(pump.run(), name=f"logs of {hold.job}")
-            announcing = tasks.create_task(self._announce(hold, container, started_at), name=f"start of {hold.job}")
-            ended = await self._supervise(hold, container)
+            resumed = asyncio.Event()
+            tasks.create_task(_follow(hold, pump, resumed), name=f"logs of {hold.job}")
+            announcing = tasks.create_task(self._announce(hold, started), name=f"start of {hold.job}")
+            ended = await self._supervise(hold, started)
             self._holds.unreserve(hold.job)
             await announcing
+            await resumed.wait()
             output = await pump.finish()
         if output.error is not None:
             _log.warning("output is incomplete", job=str(hold.job), error=output.error)
         if ended.stop is StopCause.FENCED:
             raise Fenced(str(hold.job))
-        status = await self._patiently(lambda: self._engine.inspect(container))
+        status = await self._patiently(lambda: self._engine.inspect(started.container))
         if status is None:
             return Outcome(Event.FAIL, Reason.ENGINE_ERROR, "its container was removed by somebody else", None)
         return outcome_of_exit(status, stop=ended.stop, spec=hold.spec, tail=output.tail, stop_sent_at=ended.sent_at)
 
-    async def _prepare(self, hold: Hold, name: str) -> str:
-        """Image, container, start; returns the container's id."""
+    async def _prepare(self, hold: Hold, name: str) -> _Started:
+        """Image, container, start; or, for a recovered job, the container as it was left."""
+        if hold.recovered:
+            left = await self._patiently(lambda: self._engine.inspect(name))
+            if left is not None and left.state != "created" and left.started_at is not None:
+                hold.digest = hold.record.digest
+                return _Started(left.id, datetime.fromisoformat(left.started_at))
         reference = hold.spec.image
         image = await self._engine.image(reference)
         if image is None:
@@ -156,24 +171,39 @@ class Runner:
         config = container_config(
             hold.spec, hold.job, hold.record.attempt, self._agent_id, hold.reply, self._policy, hold.holding.gpus
         )
-        container = await self._engine.create(name, config)
+        config["Labels"][LABEL_SUBMITTED] = hold.record.submitted_at.isoformat()
+        container = await self._create(name, config)
         await self._engine.start(container)
-        return container
+        return _Started(container, self._clock.now())
 
-    async def _announce(self, hold: Hold, container: str, started_at: datetime) -> None:
+    async def _create(self, name: str, config: dict[str, Any]) -> str:
+        """Create the container, putting away one of the same name that is not this attempt's."""
         try:
-            await self._claims.move(
-                hold, Event.START, container=container, started_at=started_at, digest=hold.digest, message=None
-            )
+            return await self._engine.create(name, config)
+        except EngineError as error:
+            if error.status != _CONFLICT:
+                raise
+            _log.warning("name taken by another container: removing it", container=name)
+            await self._engine.remove(name)
+            return await self._engine.create(name, config)
+
+    async def _announce(self, hold: Hold, started: _Started) -> None:
+        if hold.record.state is State.RUNNING:
+            return  # recovered, and announced by the process before
+        news = {"container": started.container, "started_at": started.at, "digest": hold.digest, "message": None}
+        try:
+            await self._claims.move(hold, Event.START, **news)
         except Fenced:
             hold.ask_to_stop(StopCause.FENCED)
 
-    async def _supervise(self, hold: Hold, container: str) -> _Ended:
+    async def _supervise(self, hold: Hold, started: _Started) -> _Ended:
         """Wait until the container has exited, stopping it when it is asked for or its time is up."""
+        container = started.container
         timer = None
         if hold.spec.timeout is not None:
+            ran_s = (self._clock.now() - started.at).total_seconds()
             loop = asyncio.get_running_loop()
-            timer = loop.call_later(hold.spec.timeout, hold.ask_to_stop, StopCause.TIMED_OUT)
+            timer = loop.call_later(max(0.0, hold.spec.timeout - ran_s), hold.ask_to_stop, StopCause.TIMED_OUT)
         try:
             async with asyncio.TaskGroup() as tasks:
                 exit_ = tasks.create_task(self._exited(container), name=f"exit of {hold.job}")
@@ -238,6 +268,14 @@ class Runner:
             await self._engine.remove(name)
         except (EngineError, EngineUnavailable) as error:
             _log.warning("container not removed", container=name, error=error.message)
+
+
+async def _follow(hold: Hold, pump: LogPump, resumed: asyncio.Event) -> None:
+    """Carry the output over, from where an earlier process left off; sets `resumed` once that is known."""
+    if hold.recovered:
+        await pump.resume()
+    resumed.set()
+    await pump.run()
 
 
 async def first_done(*futures: asyncio.Future[Any]) -> None:

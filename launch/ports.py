@@ -112,7 +112,7 @@ class QueueStatus:
 
 @dataclass(frozen=True, slots=True)
 class ConsumerStatus:
-    """One durable: `pending` never delivered, `unacked` delivered (held, or waiting for a delayed retry), `waiting` pulls."""
+    """One durable: `pending` never delivered, `unacked` held or waiting for a delayed retry, `waiting` pulls."""
 
     consumer: WorkConsumer
     pending: int
@@ -200,8 +200,11 @@ class Jobs(Protocol):
         ...
 
     def notices(self, queue: str) -> AsyncGenerator[JobId | None]:
-        """Yields a job's id as it is published, in under a millisecond. Lossy: no history, and None after every
-        reconnect (and first of all) to say "look again, you may have missed some"."""
+        """Yields a job's id as it is published, in under a millisecond.
+
+        Lossy: no history, and None after every reconnect (and first of all) to say "look again, you may have missed
+        some".
+        """
         ...
 
 
@@ -288,8 +291,10 @@ class Logs(Protocol):
         ...
 
     def read(self, job: JobId, *, after_seq: int = 0, follow: bool = False) -> AsyncGenerator[LogChunk]:
-        """The job's chunks in order from after `after_seq`; ends at the last one stored when called, or with
-        `follow` goes on until closed."""
+        """The job's chunks in order from after `after_seq`.
+
+        Ends at the last one that was stored when called, or with `follow` goes on until closed.
+        """
         ...
 
     async def tail(self, job: JobId, lines: int) -> list[LogChunk]:
@@ -301,9 +306,11 @@ class Work(Protocol):
     """Taking jobs from a queue: the agent's side."""
 
     def consumers(self, queue: str, job_types: Sequence[str] | None) -> AsyncGenerator[tuple[WorkConsumer, ...]]:
-        """The consumers that an agent for these types (None: any) pulls from, most urgent first, and the new set
-        whenever it changes. Missing durables are created as soon as a job of a new type or priority is published.
-        Raises `NotFound` if there is no such queue."""
+        """The consumers that an agent for these types (None: any) pulls from, most urgent first.
+
+        Yields the new set whenever it changes. Missing durables are created as soon as a job of a new type or priority
+        is published. Raises `NotFound` if there is no such queue.
+        """
         ...
 
     async def pull_now(self, queue: str, consumer: WorkConsumer, batch: int) -> list[Delivery]:
@@ -313,9 +320,12 @@ class Work(Protocol):
     async def pull_wait(
         self, queue: str, consumers: Sequence[WorkConsumer], *, rank: int, wait_s: float
     ) -> list[Delivery]:
-        """Wait until any of the consumers has a job, at most `wait_s`. Of several waiting agents the broker serves
-        the one with the lowest `rank` (0 to 9) first. Usually one delivery; more if two consumers answered at the same
-        moment: the caller deals with, or naks, every one. Cancelling it loses none for longer than the ack wait."""
+        """Wait until any of the consumers has a job, at most `wait_s`.
+
+        Of several waiting agents the broker serves the one with the lowest `rank` (0 to 9) first. Usually one delivery;
+        more if two consumers answered at the same moment: the caller deals with, or naks, every one. Cancelling it
+        loses none for longer than the ack wait.
+        """
         ...
 
     async def ack(self, reply: str) -> None:

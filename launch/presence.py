@@ -1,4 +1,4 @@
-"""What an agent tells the world about itself: its entry in the `agents` bucket, which expires when it stops renewing."""
+"""What an agent tells the world about itself: its entry in the `agents` bucket, which expires unless renewed."""
 
 from __future__ import annotations
 

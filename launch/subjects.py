@@ -187,6 +187,8 @@ LABEL_SEQ = "launch.seq"
 LABEL_ATTEMPT = "launch.attempt"
 LABEL_AGENT = "launch.agent"
 LABEL_ACK = "launch.ack"
+LABEL_SUBMITTED = "launch.submitted"
+"""When the job was submitted: tells it from one of the same id in a queue that was deleted and made again."""
 
 
 def container_name(job: JobId, attempt: int) -> str:

@@ -86,3 +86,26 @@ def _gone(record: JobRecord, why: str) -> ClaimDecision:
     if record.cancel is not None:
         return ClaimDecision(Verdict.CANCEL, f"{why}, and it was cancelled")
     return ClaimDecision(Verdict.TAKE_OVER, why)
+
+
+class Leftover(StrEnum):
+    """What to do with a container that an earlier process of this agent left."""
+
+    ADOPT = "adopt"
+    """Its attempt is still mine: see it through, whether it runs or has exited."""
+    FINISH = "finish"
+    """Its outcome is recorded already: ack the message and remove it."""
+    DISCARD = "discard"
+    """Its attempt is over or somebody else's, or the job is unknown: end and remove it, say nothing of it."""
+
+
+def decide_leftover(record: JobRecord | None, *, me: str, attempt: int, submitted: str) -> Leftover:
+    """Decide about a container that carries my label, an attempt, and the time of its job's submission.
+
+    The time tells a job from one of the same id in a queue that was deleted and made again.
+    """
+    if record is None or record.submitted_at.isoformat() != submitted:
+        return Leftover.DISCARD
+    if record.agent != me or record.attempt != attempt or record.state is State.QUEUED:
+        return Leftover.DISCARD
+    return Leftover.FINISH if record.state.terminal else Leftover.ADOPT

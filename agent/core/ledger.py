@@ -60,6 +60,14 @@ class Ledger:
         self._free -= amount
         return holding
 
+    def adopt(self, job: JobId, amount: Amount, gpus: Sequence[str]) -> Holding:
+        """Book what a job holds already, from before this process: it may exceed what is offered now."""
+        holding = Holding(amount, tuple(gpus))
+        self._held[job] = holding
+        self._free -= amount
+        self._free_gpus = [gpu for gpu in self._free_gpus if gpu not in holding.gpus]
+        return holding
+
     def held_by(self, job: JobId) -> Holding:
         """What a job holds. Raises `KeyError` if it holds nothing."""
         return self._held[job]

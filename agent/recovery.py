@@ -1,0 +1,45 @@
+"""What an earlier process of this agent left behind: adopt it, finish it, or put it away.
+
+A container outlives its agent. Its labels say which attempt of which job it is and how to ack it, so a new process with
+the same id goes on as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import structlog
+
+from agent.claims import Claims
+from agent.core.claim import Leftover
+from agent.holds import Hold
+from agent.ports import Container, Engine, EngineError, EngineUnavailable
+from launch.errors import LaunchError
+from launch.subjects import LABEL_ACK, LABEL_AGENT, LABEL_ATTEMPT, LABEL_QUEUE, LABEL_SEQ, LABEL_SUBMITTED, JobId
+
+_log = structlog.get_logger(__name__)
+
+
+async def recover(engine: Engine, claims: Claims, agent_id: str) -> list[Hold]:
+    """Look at every container that carries this agent's label; returns the jobs that go on."""
+    adopted = []
+    for container in await engine.list({LABEL_AGENT: agent_id}):
+        hold = await _look(claims, container)
+        if isinstance(hold, Hold):
+            _log.info("adopted", job=str(hold.job), container=container.id[:12], state=container.state)
+            adopted.append(hold)
+            continue
+        _log.info("left over: removed", container=container.name, verdict=str(hold))
+        try:
+            await engine.remove(container.id)
+        except (EngineError, EngineUnavailable) as error:
+            _log.warning("container not removed", container=container.name, error=error.message)
+    return adopted
+
+
+async def _look(claims: Claims, container: Container) -> Hold | Leftover:
+    labels = container.labels
+    try:
+        job = JobId.parse(f"{labels.get(LABEL_QUEUE, '')}/{labels.get(LABEL_SEQ, '')}")
+        attempt = int(labels.get(LABEL_ATTEMPT, ""))
+    except (LaunchError, ValueError):
+        return Leftover.DISCARD
+    return await claims.adopt(job, attempt, labels.get(LABEL_SUBMITTED, ""), labels.get(LABEL_ACK, ""))
