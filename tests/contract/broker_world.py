@@ -18,11 +18,11 @@ import nats.js.errors
 from launch.adapters.nats import connect
 from launch.core.capacity import Amount
 from launch.errors import NotFound
-from launch.ports import Broker, LogChunk
+from launch.ports import Broker, Delivery, LogChunk
 from launch.presence import AgentPresence
 from launch.queue import QueueSpec
 from launch.record import JobRecord
-from launch.subjects import JobId, work_stream
+from launch.subjects import JobId, Priority, WorkConsumer, work_stream
 from tests.fakes.broker import FakeServer
 from tests.support.nats_server import NatsServer
 
@@ -140,6 +140,32 @@ class NatsWorld:
     async def close(self) -> None:
         for broker in self._brokers:
             await broker.close()
+
+
+TRAIN = WorkConsumer("train", Priority.MEDIUM)
+
+
+async def until_status(
+    broker: Broker, queue: str, consumer: WorkConsumer, *, pending: int | None = None, waiting: int | None = None
+) -> None:
+    """Look until the consumer has at least so many jobs pending, or exactly so many pulls waiting."""
+    async with asyncio.timeout(10):
+        while True:
+            for status in (await broker.queues.status(queue)).consumers:
+                ready = pending is None or status.pending >= pending
+                if status.consumer == consumer and ready and waiting in (None, status.waiting):
+                    return
+
+
+async def take(broker: Broker, queue: str, count: int, consumer: WorkConsumer = TRAIN) -> list[Delivery]:
+    """Pull so many jobs that were published.
+
+    A server says that a job is stored a moment before its consumers know: then an empty sweep is no error.
+    """
+    await until_status(broker, queue, consumer, pending=count)
+    deliveries = await broker.work.pull_now(queue, consumer, count)
+    assert len(deliveries) == count
+    return deliveries
 
 
 def queue_spec(queue: str, **changes: Any) -> QueueSpec:

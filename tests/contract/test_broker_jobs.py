@@ -11,9 +11,7 @@ import pytest
 from launch.errors import NotFound, QueueFull
 from launch.ports import Broker
 from launch.subjects import JobId, Priority, WorkConsumer
-from tests.contract.broker_world import World, queue_spec
-
-TRAIN = WorkConsumer("train", Priority.MEDIUM)
+from tests.contract.broker_world import TRAIN, World, queue_spec, take
 
 
 async def test_a_job_is_kept_as_published(broker: Broker, other: Broker, queue: str) -> None:
@@ -72,7 +70,7 @@ async def test_a_repeat_is_recognised_after_the_job_is_done(broker: Broker, queu
     first = await broker.jobs.publish(queue, "train", b"1", msg_id="same")
     async with aclosing(broker.work.consumers(queue, ["train"])) as sets:
         await anext(sets)
-        [delivery] = await broker.work.pull_now(queue, TRAIN, 1)
+        [delivery] = await take(broker, queue, 1)
         await broker.work.ack(delivery.reply)
     again = await broker.jobs.publish(queue, "train", b"1", msg_id="same")
     assert (again.job, again.duplicate) == (first.job, True)
@@ -122,7 +120,7 @@ async def test_peek_skips_gaps_and_shows_what_is_held(broker: Broker, queue: str
     jobs = [(await broker.jobs.publish(queue, "train", b"%d" % n)).job for n in range(6)]
     async with aclosing(broker.work.consumers(queue, ["train"])) as sets:
         await anext(sets)
-        held = await broker.work.pull_now(queue, TRAIN, 2)
+        held = await take(broker, queue, 2)
         assert [d.message.job for d in held] == jobs[:2]
         await broker.work.ack(held[0].reply)
         for gone in (jobs[3], jobs[5]):
@@ -141,7 +139,7 @@ async def test_a_discarded_job_is_never_delivered(broker: Broker, queue: str) ->
     jobs = [(await broker.jobs.publish(queue, "train", b"{}")).job for _ in range(3)]
     async with aclosing(broker.work.consumers(queue, ["train"])) as sets:
         await anext(sets)
-        [held] = await broker.work.pull_now(queue, TRAIN, 1)
+        [held] = await take(broker, queue, 1)
         assert await broker.jobs.discard(jobs[0])
         assert await broker.jobs.discard(jobs[1])
         assert not await broker.jobs.discard(jobs[1])

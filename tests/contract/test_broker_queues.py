@@ -10,10 +10,7 @@ import pytest
 from launch.errors import BrokerError, NotFound, QueueFull
 from launch.ports import SYNCED, Broker, Changed
 from launch.queue import QueueSpec
-from launch.subjects import Priority, WorkConsumer
-from tests.contract.broker_world import World, queue_spec
-
-TRAIN = WorkConsumer("train", Priority.MEDIUM)
+from tests.contract.broker_world import TRAIN, World, queue_spec, take, until_status
 
 
 async def test_apply_says_what_it_did_and_does_nothing_twice(broker: Broker, queue_name: str) -> None:
@@ -108,18 +105,17 @@ async def test_status_counts_what_waits_and_what_is_held(broker: Broker, other: 
         consumers = await anext(sets)
         for _ in range(3):
             await broker.jobs.publish(queue, "train", b"{}")
-        held = await broker.work.pull_now(queue, TRAIN, 1)
+        held = await take(broker, queue, 1)
+        await until_status(broker, queue, TRAIN, pending=2)
         status = await broker.queues.status(queue)
         train = next(c for c in status.consumers if c.consumer == TRAIN)
         assert (train.pending, train.unacked, train.waiting) == (2, 1, 0)
         assert status.depth.messages == 3
         assert not status.paused
         assert [c.consumer for c in status.consumers] == list(consumers) == [TRAIN]
-        await broker.work.pull_now(queue, TRAIN, 2)
+        await take(broker, queue, 2)
         waits = asyncio.create_task(other.work.pull_wait(queue, [TRAIN], rank=3, wait_s=10))
-        async with asyncio.timeout(10):
-            while [c.waiting for c in (await broker.queues.status(queue)).consumers] != [1]:
-                pass
+        await until_status(broker, queue, TRAIN, waiting=1)
         fourth = (await broker.jobs.publish(queue, "train", b"{}")).job
         assert [d.message.job for d in await waits] == [fourth]
         await broker.work.ack(held[0].reply)
@@ -130,7 +126,7 @@ async def test_a_paused_queue_hands_out_nothing_until_resumed(broker: Broker, ot
     async with aclosing(broker.work.consumers(queue, ["train"])) as sets:
         await anext(sets)
         running = (await broker.jobs.publish(queue, "train", b"running")).job
-        [held] = await broker.work.pull_now(queue, TRAIN, 1)
+        [held] = await take(broker, queue, 1)
         await broker.queues.set_paused(queue, True)
         await broker.queues.set_paused(queue, True)
         waits = asyncio.create_task(other.work.pull_wait(queue, [TRAIN], rank=5, wait_s=30))
@@ -157,7 +153,7 @@ async def test_a_pause_holds_for_types_first_used_during_it(broker: Broker, queu
                 pass
         assert await broker.work.pull_now(queue, TRAIN, 5) == []
         await broker.queues.set_paused(queue, False)
-        assert len(await broker.work.pull_now(queue, TRAIN, 5)) == 1
+        await take(broker, queue, 1)
 
 
 async def test_apply_leaves_a_pause_alone(broker: Broker, queue: str) -> None:

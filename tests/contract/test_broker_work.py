@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
 from launch.ports import Broker, Delivery
 from launch.subjects import JobId, Priority, WorkConsumer
-from tests.contract.broker_world import ACK_WAIT_S, World
+from tests.contract.broker_world import ACK_WAIT_S, TRAIN, World, take, until_status
 
-TRAIN = WorkConsumer("train", Priority.MEDIUM)
 EVALUATE = WorkConsumer("evaluate", Priority.MEDIUM)
 
 Sets = AsyncGenerator[tuple[WorkConsumer, ...]]
@@ -45,15 +46,6 @@ async def pull(broker: Broker, queue: str, *consumers: WorkConsumer, wait_s: flo
     return await broker.work.pull_wait(queue, consumers or (TRAIN,), rank=5, wait_s=wait_s)
 
 
-async def until_waiting(broker: Broker, queue: str, consumer: WorkConsumer, count: int) -> None:
-    """Look until so many pulls wait at the consumer."""
-    async with asyncio.timeout(10):
-        while True:
-            statuses = (await broker.queues.status(queue)).consumers
-            if [s.waiting for s in statuses if s.consumer == consumer] == [count]:
-                return
-
-
 # -- which consumers ------------------------------------------------------------------------------------------------
 
 
@@ -83,11 +75,11 @@ async def test_a_type_never_used_before_is_picked_up_at_once(broker: Broker, oth
         assert await anext(sets) == ()
         await other.jobs.publish(queue, "train", b"{}")
         assert await until(sets, TRAIN) == (TRAIN,)
-        [delivery] = await broker.work.pull_now(queue, TRAIN, 10)
+        [delivery] = await take(broker, queue, 1)
         await other.jobs.publish(queue, "train", b"{}", priority=Priority.CRITICAL)
         urgent = WorkConsumer("train", Priority.CRITICAL)
         assert await until(sets, urgent) == (urgent, TRAIN)
-        assert len(await broker.work.pull_now(queue, urgent, 10)) == 1
+        await take(broker, queue, 1, urgent)
         assert delivery.message.consumer == TRAIN
 
 
@@ -97,7 +89,7 @@ async def test_a_plain_publish_of_a_new_type_is_picked_up_too(broker: Broker, wo
         await world.publish_raw(f"queue.{queue}.fine-tune.low", b"raw")
         consumer = WorkConsumer("fine-tune", Priority.LOW)
         await until(sets, consumer)
-        [delivery] = await broker.work.pull_now(queue, consumer, 1)
+        [delivery] = await take(broker, queue, 1, consumer)
         assert (delivery.message.consumer, delivery.message.body) == (consumer, b"raw")
 
 
@@ -110,7 +102,7 @@ async def test_a_type_that_is_no_legal_name_is_delivered_all_the_same(
         await world.publish_raw(f"queue.{queue}.{odd}.high", b"odd")
         consumer = WorkConsumer(odd, Priority.HIGH)
         assert await until(sets, consumer) == (consumer,)
-        [delivery] = await broker.work.pull_now(queue, consumer, 1)
+        [delivery] = await take(broker, queue, 1, consumer)
         assert (delivery.message.consumer, delivery.message.job) == (consumer, JobId(queue, 1))
         await broker.work.term(delivery.reply, why="'Train' is no job type: a\nb \u00e4" + "x" * 5000)
         assert await broker.jobs.get(delivery.message.job) is None
@@ -153,10 +145,11 @@ async def test_nothing_there_is_told_at_once(broker: Broker, queue: str) -> None
 async def test_a_delivery_is_the_message_and_counts(broker: Broker, world: World, queue: str) -> None:
     async with working(broker, queue, "train"):
         await world.publish_raw(f"queue.{queue}.train", b"\x00body", {"Who": "me"})
-        [delivery] = await broker.work.pull_now(queue, TRAIN, 1)
+        [delivery] = await take(broker, queue, 1)
         message = await broker.jobs.get(JobId(queue, 1))
         assert message is not None
-        assert delivery.message == message
+        assert replace(delivery.message, published_at=message.published_at) == message
+        assert abs(delivery.message.published_at - message.published_at) < timedelta(milliseconds=1)
         assert dict(message.headers) == {"Who": "me"}
         assert delivery.delivered == 1
 
@@ -164,6 +157,7 @@ async def test_a_delivery_is_the_message_and_counts(broker: Broker, world: World
 async def test_pull_now_takes_up_to_a_batch_in_order(broker: Broker, queue: str) -> None:
     async with working(broker, queue, "train"):
         jobs = await publish(broker, queue, 5)
+        await until_status(broker, queue, TRAIN, pending=5)
         first = await broker.work.pull_now(queue, TRAIN, 3)
         rest = await broker.work.pull_now(queue, TRAIN, 3)
         assert [d.message.job for d in first] == jobs[:3]
@@ -174,12 +168,14 @@ async def test_pull_now_takes_up_to_a_batch_in_order(broker: Broker, queue: str)
 async def test_pull_now_takes_many(broker: Broker, queue: str) -> None:
     async with working(broker, queue, "train"):
         jobs = await publish(broker, queue, 300)
+        await until_status(broker, queue, TRAIN, pending=300)
         assert [d.message.job for d in await broker.work.pull_now(queue, TRAIN, 1000)] == jobs
 
 
 async def test_two_pull_at_once_and_share(broker: Broker, other: Broker, queue: str) -> None:
     async with working(broker, queue, "train"):
         jobs = await publish(broker, queue, 10)
+        await until_status(broker, queue, TRAIN, pending=10)
         halves = await asyncio.gather(*(who.work.pull_now(queue, TRAIN, 5) for who in (broker, other)))
         assert sorted(d.message.job for half in halves for d in half) == jobs
 
@@ -187,13 +183,13 @@ async def test_two_pull_at_once_and_share(broker: Broker, other: Broker, queue: 
 async def test_a_waiting_pull_wakes_on_publish(broker: Broker, other: Broker, queue: str) -> None:
     async with working(broker, queue, "train", "evaluate"):
         waits = asyncio.create_task(pull(broker, queue, TRAIN, EVALUATE, wait_s=30))
-        await until_waiting(other, queue, EVALUATE, 1)
+        await until_status(other, queue, EVALUATE, waiting=1)
         job = (await other.jobs.publish(queue, "evaluate", b"{}")).job
         async with asyncio.timeout(2):
             [delivery] = await waits
         assert delivery.message.job == job
         await broker.work.ack(delivery.reply)
-        await until_waiting(other, queue, TRAIN, 0)
+        await until_status(other, queue, TRAIN, waiting=0)
 
 
 async def test_a_waiting_pull_takes_what_is_there_already(broker: Broker, queue: str) -> None:
@@ -237,17 +233,17 @@ async def test_the_lowest_rank_is_served_first(broker: Broker, other: Broker, qu
         async with asyncio.timeout(20), asyncio.TaskGroup() as group:
             for count, rank in enumerate(ranks, start=1):
                 group.create_task(agent(rank))
-                await until_waiting(broker, queue, TRAIN, count)
+                await until_status(broker, queue, TRAIN, waiting=count)
             for count in range(len(ranks) - 1, -1, -1):
                 await broker.jobs.publish(queue, "train", b"{}")
-                await until_waiting(broker, queue, TRAIN, count)
+                await until_status(broker, queue, TRAIN, waiting=count)
         assert served == sorted(ranks)
 
 
 async def test_two_waiting_agents_get_one_each(broker: Broker, other: Broker, queue: str) -> None:
     async with working(broker, queue, "train"):
         waits = [asyncio.create_task(pull(who, queue)) for who in (broker, other)]
-        await until_waiting(broker, queue, TRAIN, 2)
+        await until_status(broker, queue, TRAIN, waiting=2)
         jobs = await publish(broker, queue, 2)
         async with asyncio.timeout(5):
             found = await asyncio.gather(*waits)
@@ -258,11 +254,11 @@ async def test_two_waiting_agents_get_one_each(broker: Broker, other: Broker, qu
 async def test_a_cancelled_pull_leaves_no_request_behind(broker: Broker, other: Broker, queue: str) -> None:
     async with working(broker, queue, "train"):
         waits = asyncio.create_task(pull(other, queue))
-        await until_waiting(broker, queue, TRAIN, 1)
+        await until_status(broker, queue, TRAIN, waiting=1)
         waits.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waits
-        await until_waiting(broker, queue, TRAIN, 0)
+        await until_status(broker, queue, TRAIN, waiting=0)
 
 
 async def test_cancelled_pulls_lose_nothing(broker: Broker, other: Broker, queue: str) -> None:
@@ -296,7 +292,7 @@ async def test_cancelled_pulls_lose_nothing(broker: Broker, other: Broker, queue
 async def hold_one(broker: Broker, queue: str) -> Delivery:
     """Publish a job and take it."""
     await publish(broker, queue, 1)
-    [delivery] = await broker.work.pull_now(queue, TRAIN, 1)
+    [delivery] = await take(broker, queue, 1)
     return delivery
 
 
@@ -361,7 +357,7 @@ async def test_progress_by_an_earlier_reply_counts_for_the_present_delivery(
 async def test_progress_for_many_and_for_what_is_gone(broker: Broker, queue: str) -> None:
     async with working(broker, queue, "train"):
         await publish(broker, queue, 3)
-        deliveries = await broker.work.pull_now(queue, TRAIN, 3)
+        deliveries = await take(broker, queue, 3)
         await broker.work.ack(deliveries[0].reply)
         await broker.work.progress([d.reply for d in deliveries])
         await broker.work.progress([])
@@ -416,7 +412,7 @@ async def test_a_terminated_job_is_gone(broker: Broker, other: Broker, queue: st
 async def test_what_comes_again_goes_before_what_is_new(broker: Broker, queue: str) -> None:
     async with working(broker, queue, "train"):
         jobs = await publish(broker, queue, 3)
-        [first] = await broker.work.pull_now(queue, TRAIN, 1)
+        [first] = await take(broker, queue, 1)
         await broker.work.nak(first.reply)
         assert (await broker.jobs.depth(queue)).messages == 3
         order = [(await pull(broker, queue))[0].message.job for _ in range(3)]
@@ -428,8 +424,7 @@ async def test_many_jobs_may_be_held_at_once(broker: Broker, queue: str) -> None
     async with working(broker, queue, "train"):
         count = 1200
         await asyncio.gather(*(broker.jobs.publish(queue, "train", b"{}") for _ in range(count)))
-        held: Sequence[Delivery] = await broker.work.pull_now(queue, TRAIN, count)
-        assert len(held) == count
+        held = await take(broker, queue, count)
         await asyncio.gather(*(broker.work.ack(d.reply) for d in held))
         assert (await broker.jobs.depth(queue)).messages == 0
 

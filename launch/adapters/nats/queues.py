@@ -20,7 +20,7 @@ from launch.subjects import JobId, WorkConsumer
 
 PAUSED_FLAG = "launch.paused"
 FOREVER = "2200-01-01T00:00:00Z"
-RESUME_S = 0.2
+RESUME_S = 0.1
 
 
 class NatsQueues:
@@ -39,7 +39,7 @@ class NatsQueues:
         if first_seq > 1:
             config["first_seq"] = first_seq
         changes += await streams.ensure_stream(self._connection, config)
-        body = spec.model_dump_json(exclude_unset=True).encode()
+        body = spec.model_dump_json(exclude_none=True).encode()
         entry = await self._specs.get(spec.queue_name)
         if entry is None or entry.value != body:
             await self._specs.put(spec.queue_name, body)
@@ -82,19 +82,29 @@ class NatsQueues:
         if paused:
             metadata[PAUSED_FLAG] = "true"
         stream = subjects.work_stream(queue)
-        updated = await self._connection.api(f"STREAM.UPDATE.{stream}", {**config, "metadata": metadata})
-        # The server serves pulls that wait already when a pause runs out, but not when it is lifted. So a resume is a
-        # pause that runs out a moment from now, by the server's clock.
-        until = FOREVER if paused else _after(updated["ts"], RESUME_S)
-        consumers = await list_consumers(self._connection, queue)
-        await asyncio.gather(
-            *(
-                self._connection.api(f"CONSUMER.PAUSE.{stream}.{item['name']}", {"pause_until": until})
-                for item in consumers
-            )
-        )
-        if not paused:
-            await asyncio.sleep(RESUME_S)
+        await self._connection.api(f"STREAM.UPDATE.{stream}", {**config, "metadata": metadata})
+        names = [item["name"] for item in await list_consumers(self._connection, queue)]
+        if paused:
+            request = {"pause_until": FOREVER}
+            await asyncio.gather(*(self._connection.api(f"CONSUMER.PAUSE.{stream}.{name}", request) for name in names))
+        else:
+            await asyncio.gather(*(self._resume(stream, name) for name in names))
+
+    async def _resume(self, stream: str, name: str) -> None:
+        """End a consumer's pause, so that the pulls that wait already are served.
+
+        The server serves them when a pause runs out, not when it is lifted. So a resume is a pause that runs out a
+        moment from now, by the server's clock; one that came too late is tried again with more time.
+        """
+        margin_s = RESUME_S
+        for _ in range(5):
+            info = await self._connection.api(f"CONSUMER.INFO.{stream}.{name}")
+            request = {"pause_until": _after(info["ts"], margin_s)}
+            answer = await self._connection.api(f"CONSUMER.PAUSE.{stream}.{name}", request)
+            if answer.get("paused"):
+                await asyncio.sleep(answer.get("pause_remaining", 0) / 1e9)
+                return
+            margin_s *= 2
 
     async def watch(self) -> AsyncGenerator[Changed[QueueSpec] | Synced]:
         await self._prepare()
