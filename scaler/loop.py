@@ -90,6 +90,8 @@ class QueueLoop:
 
         Bounded; says which are left.
         """
+        if self._known:
+            self._say(f"waiting for {', '.join(sorted(self._known))} to finish and leave")
         async with asyncio.TaskGroup() as tasks:
             draining = tasks.create_task(self._end(self._provider.drain, drain_timeout_s), name="scaler-drain")
             aborted = tasks.create_task(abort.wait(), name="scaler-abort")
@@ -103,8 +105,10 @@ class QueueLoop:
             seen = self._observer.ledger.seen.get(instance_id)
             if seen is not None and seen.history is History.NEW and await self._try_stop(instance_id, StopMode.KILL):
                 left.remove(instance_id)
+        for name in sorted(self._known.keys() - set(left)):
+            self._say(f"{name} has left")
         if left:
-            self._tell(f"still running, and left to end by themselves: {', '.join(left)}")
+            self._say(f"still running, and left to end by themselves: {', '.join(left)}")
 
     # -- acting -----------------------------------------------------------------------------------------------------
 

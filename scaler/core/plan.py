@@ -63,7 +63,7 @@ def plan(snapshot: Snapshot, policy: Policy, now: datetime) -> Plan:
     pending, workers, capacity = snapshot.pending, snapshot.workers, snapshot.capacity
     if isinstance(pending, Unknown) or isinstance(workers, Unknown) or isinstance(capacity, Unknown):
         unknown = [part for part in (pending, workers, capacity) if isinstance(part, Unknown)]
-        return Plan((), None, tuple(f"holding: {part.why}" for part in unknown))
+        return Plan((), None, tuple(dict.fromkeys(f"holding: {part.why}" for part in unknown)))
 
     fleet = standings(workers, policy, now)
     jobs, excluded = _demand(pending, policy)
@@ -94,7 +94,7 @@ def _demand(pending: Pending, policy: Policy) -> tuple[Sequence[PendingJob], lis
     """The jobs that workers of this queue would take now, and why the others are none."""
     if pending.paused:
         waiting = len(pending.jobs) + pending.beyond
-        return (), ([f"the queue is paused: {_jobs(waiting)} wait until it is resumed"] if waiting else [])
+        return (), ([f"the queue is paused: {_jobs(waiting)} pending until it is resumed"] if waiting else [])
     if policy.job_types is None:
         return pending.jobs, []
     others = [job for job in pending.jobs if job.job_type not in policy.job_types]
@@ -171,7 +171,7 @@ def _launch(
             return _Part((), (), (f"{story}: one is being tried before more are started",))
         wanted = 1
     if packing.opened >= short:
-        why = f"{_jobs(packing.in_new)} of the pending ones need {packing.opened} more than the workers at hand"
+        why = f"{_jobs(packing.in_new, 'pending job')} found no room on the workers at hand"
     else:
         why = f"min_instances is {policy.min_instances} and {live} exist"
     return _Part((Launch(wanted),), (), (f"launch {wanted}: {why}",))
@@ -182,21 +182,27 @@ def _waiting(
 ) -> Iterable[str]:
     """Why jobs go on waiting in spite of the plan."""
     more = packing.left + (0 if pending.paused else pending.beyond)
-    if more:
-        if policy.elastic:
-            yield f"{_jobs(more)} wait: max_instances is {policy.max_instances}"
-        else:
-            yield f"{_jobs(more)} wait for room on a worker; this queue's workers are not started by the scaler"
-    larger = [item.worker.presence.capacity for item in fleet if item.room is not None and item.worker.presence]
-    for job in packing.misfits[:NAMED_AT_MOST]:
-        if any(job.amount.fits_in(whole) for whole in larger):
+    wholes = [item.worker.presence.capacity for item in fleet if item.room is not None and item.worker.presence]
+    larger = [job for job in packing.misfits if any(job.amount.fits_in(whole) for whole in wholes)]
+    hopeless = [job for job in packing.misfits if job not in larger]
+    if policy.elastic:
+        if more:
+            yield f"{_jobs(more)} waiting: max_instances is {policy.max_instances}"
+        for job in larger[:NAMED_AT_MOST]:
             yield f"{job.id} waits for room on a larger worker: {job.amount.shortfall(capacity)} of a new one"
-        elif policy.elastic:
+        for job in hopeless[:NAMED_AT_MOST]:
             yield f"{job.id} fits no instance that could be started: {job.amount.shortfall(capacity)}"
-        else:
-            yield f"{job.id} fits no worker that is present"
-    if len(packing.misfits) > NAMED_AT_MOST:
-        yield f"and {_jobs(len(packing.misfits) - NAMED_AT_MOST)} more like that"
+        unnamed = sum(max(0, len(found) - NAMED_AT_MOST) for found in (larger, hopeless))
+        if unnamed:
+            yield f"and {unnamed} more like that"
+    elif not wholes and (more or packing.misfits):
+        total = more + len(packing.misfits)
+        yield f"{_jobs(total)} waiting: no worker is present, and the scaler starts none for this queue"
+    else:
+        if more or larger:
+            yield f"{_jobs(more + len(larger))} waiting for room on a worker"
+        if hopeless:
+            yield f"{_named(hopeless)}: too large for any worker that is present"
 
 
 def _named(jobs: Sequence[PendingJob]) -> str:
@@ -204,8 +210,8 @@ def _named(jobs: Sequence[PendingJob]) -> str:
     return names if len(jobs) <= NAMED_AT_MOST else f"{names} and {len(jobs) - NAMED_AT_MOST} more"
 
 
-def _jobs(count: int) -> str:
-    return "1 job" if count == 1 else f"{count} jobs"
+def _jobs(count: int, noun: str = "job") -> str:
+    return f"1 {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _times(count: int) -> str:

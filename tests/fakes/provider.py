@@ -41,7 +41,7 @@ class FakeCloud:
         self.instances: dict[str, Instance] = {}
         self._clock = clock
         self._queues: dict[str, str] = {}
-        self._tokens: dict[str, str] = {}
+        self._tokens: dict[str, tuple[str, str]] = {}
         self._stories: dict[str, str] = {}
         self._listeners: set[asyncio.Event] = set()
 
@@ -56,7 +56,7 @@ class FakeCloud:
 
     def launch(self, queue: str, count: int, token: str) -> list[Instance]:
         """Start what `token` has not started yet."""
-        made = [self.instances[key] for key, owner in self._tokens.items() if owner == token]
+        made = [self.instances[key] for key, owner in self._tokens.items() if owner == (queue, token)]
         before = len(made)
         limit = count if self.launch_limit is None else min(count, before + self.launch_limit)
         while len(made) < limit:
@@ -66,7 +66,7 @@ class FakeCloud:
             )
             self.instances[instance_id] = instance
             self._queues[instance_id] = queue
-            self._tokens[instance_id] = token
+            self._tokens[instance_id] = (queue, token)
             made.append(instance)
             self.on_launch(instance)
         self.launches.append(len(made) - before)
@@ -129,7 +129,8 @@ class FakeProvider:
 
     async def stop(self, instance_id: str, mode: StopMode) -> None:
         await self._answer()
-        self._cloud.begin_stop(instance_id, mode)
+        if instance_id in {instance.id for instance in self._cloud.of(self._queue)}:
+            self._cloud.begin_stop(instance_id, mode)
 
     async def explain(self, instance_id: str) -> str:
         await self._answer()

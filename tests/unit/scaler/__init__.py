@@ -1,0 +1,1 @@
+"""What the scaler decides and keeps, without a broker; its local provider on stub processes."""
