@@ -107,6 +107,20 @@ def test_a_line_in_the_making_is_not_interrupted_by_the_other_source() -> None:
     chunker.add("stdout", timestamp(START), b"line\n")
     assert [chunk.data for chunk in chunker.take(final=False)] == [b"half line\n"]
 
+    chunker.add("stdout", timestamp(START + 2), b"half ")
+    chunker.add("stderr", timestamp(START + 3), b"oops\n")
+    chunker.add("stdout", timestamp(START + 2), b"line\n")
+    assert [chunk.data for chunk in chunker.take(final=False)] == [b"half line\n", b"oops\n"]
+
+
+def test_whole_lines_do_not_wait_for_one_in_the_making() -> None:
+    chunker = Chunker(1, 1000)
+    chunker.add("stdout", timestamp(START), b"whole\n")
+    chunker.add("stdout", timestamp(START + 1), b"half ")
+    assert [chunk.data for chunk in chunker.take(final=False)] == [b"whole\n"]
+    chunker.add("stdout", timestamp(START + 1), b"line\n")
+    assert chunker.take(final=False) == [LogChunk("stdout", 1, timestamp(START + 1), b"half line\n")]
+
 
 @given(lines=writes, ended=st.booleans(), breaks=st.lists(st.integers(0, 200), max_size=8))
 def test_a_broken_connection_doubles_and_loses_nothing(
@@ -144,6 +158,14 @@ def test_a_successor_goes_on_at_the_byte_where_its_predecessor_was_stored(
         for frame in connect(log, marks)[:count]:
             got[frame.source] += marks.fresh(frame)
     assert got == bytes_by_source(log)
+
+
+def test_a_stored_chunk_is_found_again_from_its_beginning() -> None:
+    late = 2 * OVERLAP_NS
+    log = log_of([("stderr", b"a", 1), ("stderr", b"b", late), ("stdout", b"c", 1), ("stderr", b"d", 1)])
+    marks = Marks()
+    marks.restore([LogChunk("stderr", 1, log[0].time, b"a\nb\n"), LogChunk("stdout", 1, log[2].time, b"c\n")])
+    assert [marks.fresh(frame) for frame in connect(log, marks)] == [b"", b"", b"", b"d\n"]
 
 
 def test_a_log_that_the_engine_has_cut_short_costs_no_more_than_what_is_gone() -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
+from agent.log_sender import ANCHOR_BYTES
 from agent.logs import CHUNK_BYTES, HIGH_WATER_BYTES, TAIL_BYTES, LogPump
 from agent.ports import EngineError
 from launch.errors import BrokerError
@@ -196,6 +197,7 @@ async def test_a_slow_broker_stops_the_reader_not_the_container(rig: Rig) -> Non
         await rig.until_paused(50)
         held = pump._chunker.pending_bytes + sum(len(chunk.data) for chunk in pump._sender._outgoing)
         assert HIGH_WATER_BYTES <= held <= 2 * HIGH_WATER_BYTES + CHUNK_BYTES
+        assert max(rig.delays) <= 5.0
         rig.broker.reconnect()
         rig.engine.exit(rig.container)
         counts = await pump.finish()
@@ -216,6 +218,34 @@ async def test_an_append_without_an_answer_is_not_repeated(rig: Rig) -> None:
         rig.broker.lose_replies(2)
         await pump.finish()
     assert await rig.output() == rig.written
+
+
+async def test_little_is_read_back_to_learn_whether_an_append_was_stored(rig: Rig) -> None:
+    class Watched(Refusing):
+        def __init__(self) -> None:
+            super().__init__(rig.broker.logs, BrokerError("no"), times=0)
+            self.read = self._read
+            self.read_from: list[int] = []
+
+        def _read(self, job: JobId, *, after_seq: int = 0, follow: bool = False) -> AsyncGenerator[LogChunk]:
+            self.read_from.append(after_seq)
+            return self.logs.read(job, after_seq=after_seq, follow=follow)
+
+    logs = Watched()
+    pump = rig.pump(logs)
+    async with rig.following(pump):
+        for _ in range(12):
+            rig.write("stdout", b"x" * 999_999 + b"\n")
+        await rig.until_stored(12_000_000)
+        rig.broker.lose_replies(1)
+        rig.write("stdout", b"last\n")
+        await rig.until_stored(12_000_005)
+        rig.engine.exit(rig.container)
+        await pump.finish()
+    assert await rig.output() == rig.written
+    [after] = logs.read_from
+    stored = await rig.stored()
+    assert sum(len(chunk.data) for chunk in stored if chunk.seq > after) < ANCHOR_BYTES + 2 * HIGH_WATER_BYTES
 
 
 async def test_a_run_that_is_cancelled_in_the_middle_of_an_append_doubles_nothing(rig: Rig) -> None:
@@ -302,6 +332,7 @@ async def test_a_container_that_is_gone_has_no_more_to_say(rig: Rig) -> None:
     assert counts.size_bytes == 4
     assert counts.error is not None
     assert "No such container" in counts.error
+    assert rig.delays == [], "there is nothing to wait for"
 
 
 async def test_output_beyond_the_limit_is_cut_with_a_line_that_says_so(rig: Rig) -> None:

@@ -226,3 +226,8 @@ def test_the_engines_words_tell_whose_doing_it_was(step: str, status: int, said:
     assert fault.reason is reason
     assert fault.message.endswith(said)
     assert len(fault.message) > len(said) + 2, "it says what to do, too"
+
+
+def test_a_worker_without_a_gpu_runtime_is_told_what_to_install() -> None:
+    error = EngineError("start", 500, 'could not select device driver "" with capabilities: [[gpu]]')
+    assert "install the NVIDIA container toolkit" in reason_of_engine_error(error).message
