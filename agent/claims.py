@@ -18,7 +18,7 @@ from agent.holds import Hold, Holds
 from agent.persist import until_heard
 from launch.core.retry import RetryDecision, decide_retry
 from launch.core.states import Event, Reason
-from launch.errors import Conflict
+from launch.errors import BrokerUnavailable, Conflict
 from launch.job import JobSpec
 from launch.ports import Broker, Clock, Delivery, Versioned
 from launch.record import JobRecord
@@ -93,11 +93,12 @@ class Claims:
                 await self._broker.work.nak(delivery.reply, delay_s=decision.delay_s)
                 log.info("given back", delay_s=round(decision.delay_s, 1))
             case Verdict.CANCEL if offer.known is not None:
+                before = "another attempt" if offer.known.value.attempt else "it ran"
                 record = offer.known.value.moved(
                     Event.CANCEL,
                     self._clock.now(),
                     reason=Reason.CANCELLED,
-                    message="cancelled before it ran",
+                    message=f"cancelled before {before}",
                     finished_at=self._clock.now(),
                 )
                 await self._broker.records.update(record, offer.known.revision)
@@ -204,38 +205,45 @@ class Claims:
 
     async def move(self, hold: Hold, event: Event | None, **changes: Any) -> None:
         """Write a change of a job that I own (`event` None: news without a change of state). Raises `Fenced`."""
+        tried: JobRecord | None = None
 
         async def write() -> None:
+            nonlocal tried
+            if tried is not None and _says(hold.record, tried):
+                return  # an earlier try was stored, although its answer was lost
+            if hold.record.state.terminal:
+                raise Fenced(f"{hold.job} has ended")
             now = self._clock.now()
             if event is None:
-                record = hold.record.model_copy(update={**changes, "updated_at": now})
+                tried = hold.record.model_copy(update={**changes, "updated_at": now})
             else:
-                record = hold.record.moved(event, now, **changes)
+                tried = hold.record.moved(event, now, **changes)
+            before = hold.revision
             try:
-                hold.revision = await self._broker.records.update(record, hold.revision)
-            except Conflict:
-                if not await self.refresh(hold, expected=record):
-                    await write()
-                return
-            hold.record = record
+                revision = await self._broker.records.update(tried, before)
+            except Conflict as conflict:
+                await self.refresh(hold, ending=True)
+                if hold.revision == before:
+                    raise BrokerUnavailable(f"{conflict.message}; what can be read is older") from None
+                await write()
+            else:
+                _advance(hold, tried, revision)
 
         await until_heard("record", write)
 
-    async def refresh(self, hold: Hold, *, expected: JobRecord | None = None) -> bool:
+    async def refresh(self, hold: Hold, *, ending: bool = False) -> None:
         """Read the record again, taking in a cancel request. Raises `Fenced` if it is no longer mine.
 
-        True if it already says what `expected` does: a write whose answer was lost had been stored.
+        `ending`: I am writing its end myself, and may find it written.
         """
         known = await self._broker.records.get(hold.job)
+        if known is not None and known.revision < hold.revision:
+            return  # an answer from before my own last write
         if known is None or (known.value.agent, known.value.attempt) != (self._agent_id, hold.record.attempt):
             raise Fenced(f"{hold.job} attempt {hold.record.attempt}")
-        if expected is None and known.value.state.terminal:
+        if known.value.state.terminal and not ending:
             raise Fenced(f"{hold.job} has ended")
-        hold.record, hold.revision = known.value, known.revision
-        if expected is None:
-            return False
-        present = {"updated_at": expected.updated_at, "cancel": expected.cancel}
-        return known.value.model_copy(update=present) == expected
+        _advance(hold, known.value, known.revision)
 
     async def settle(self, hold: Hold, outcome: Outcome) -> None:
         """Record how an attempt ended, then answer the message: confirmed ack, or nak with the retry's delay."""
@@ -250,6 +258,9 @@ class Claims:
             await self._finish(hold, outcome.event, changes)
             return
         retry = self._retry(hold.record, outcome.reason)
+        if retry.retry and hold.record.cancel is None:
+            # A cancel wins over a retry, even if its announcement was lost.
+            await until_heard("read the record", lambda: self.refresh(hold))
         changes |= {"failures": retry.failures, "interruptions": retry.interruptions}
         if retry.retry and hold.record.cancel is not None:
             changes |= {"reason": Reason.CANCELLED, "message": f"cancelled; the last attempt: {outcome.message}"}
@@ -276,3 +287,14 @@ class Claims:
             interruptions=record.interruptions,
             jitter=random.random(),  # noqa: S311  (spreads retries; nothing depends on its secrecy)
         )
+
+
+def _says(record: JobRecord, wanted: JobRecord) -> bool:
+    """Whether a record that was read says what was to be written, but for what others may add."""
+    return record.model_copy(update={"updated_at": wanted.updated_at, "cancel": wanted.cancel}) == wanted
+
+
+def _advance(hold: Hold, record: JobRecord, revision: int) -> None:
+    """Take in a newer value of the record; answers may come in another order than they were asked for."""
+    if revision > hold.revision:
+        hold.record, hold.revision = record, revision

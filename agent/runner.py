@@ -146,7 +146,7 @@ class Runner:
             output = await pump.finish()
         if output.error is not None:
             _log.warning("output is incomplete", job=str(hold.job), error=output.error)
-        if ended.stop is StopCause.FENCED:
+        if hold.stop.done() and hold.stop.result() is StopCause.FENCED:
             raise Fenced(str(hold.job))
         status = await self._patiently(lambda: self._engine.inspect(started.container))
         if status is None:
