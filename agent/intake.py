@@ -122,16 +122,17 @@ class Intake:
             await self._consumers_changed.wait()
             return []
         rank = round((1 - self._holds.ledger.load) * RANKS)
-        async with asyncio.TaskGroup() as tasks:
-            pull = tasks.create_task(
-                self._broker.work.pull_wait(name, self._consumers, rank=rank, wait_s=WAIT_S), name="waiting pull"
-            )
-            change = tasks.create_task(self._consumers_changed.wait(), name="new job types")
-            done, _ = await asyncio.wait({pull, change}, return_when=asyncio.FIRST_COMPLETED)
-            if pull not in done:
-                pull.cancel()
+        # No TaskGroup: it would wrap the pull's BrokerError.
+        waiting = self._broker.work.pull_wait(name, self._consumers, rank=rank, wait_s=WAIT_S)
+        pull = asyncio.create_task(waiting, name="waiting pull")
+        change = asyncio.create_task(self._consumers_changed.wait(), name="new job types")
+        try:
+            await asyncio.wait({pull, change}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            pull.cancel()
             change.cancel()
-        return pull.result() if pull in done else []
+            await asyncio.wait({pull, change})
+        return [] if pull.cancelled() else pull.result()
 
     # -- one delivery -------------------------------------------------------------------------------------------
 
