@@ -7,7 +7,7 @@ change a stream behind the adapter's back, stop the server.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -23,7 +23,8 @@ from launch.presence import AgentPresence
 from launch.queue import QueueSpec
 from launch.record import JobRecord
 from launch.subjects import JobId, Priority, WorkConsumer, work_stream
-from tests.fakes.broker import FakeServer
+from tests.contract.tcp_proxy import TcpProxy
+from tests.fakes.broker import FakeBroker, FakeServer
 from tests.support.nats_server import NatsServer
 
 ACK_WAIT_S = 1.0
@@ -39,6 +40,18 @@ class World(Protocol):
         """A new connection; the world closes it at the end."""
         ...
 
+    async def connect_loosely(self, name: str = "loose") -> Broker:
+        """A connection that `cut` and `mend` know."""
+        ...
+
+    async def cut(self) -> None:
+        """Break the loose connections, while the server and the others go on; returns once they know."""
+        ...
+
+    async def mend(self) -> None:
+        """Let them connect again; returns once they have."""
+        ...
+
     async def publish_raw(self, subject: str, body: bytes, headers: Mapping[str, str] | None = None) -> None:
         """Publish as any NATS client would. Raises `NotFound` if no stream takes it."""
         ...
@@ -52,11 +65,11 @@ class World(Protocol):
         ...
 
     async def stop(self) -> None:
-        """Take the server away."""
+        """Take the server away; returns once every connection knows."""
         ...
 
     async def start(self) -> None:
-        """Bring it back; returns once it accepts connections, not once they are made again."""
+        """Bring it back; returns once everybody is connected again."""
         ...
 
     async def close(self) -> None:
@@ -69,9 +82,22 @@ class FakeWorld:
 
     def __init__(self) -> None:
         self.server = FakeServer(ack_wait_s=ACK_WAIT_S)
+        self._loose: list[FakeBroker] = []
 
     async def connect(self, name: str = "test") -> Broker:
         return self.server.connect(name)
+
+    async def connect_loosely(self, name: str = "loose") -> Broker:
+        self._loose.append(self.server.connect(name))
+        return self._loose[-1]
+
+    async def cut(self) -> None:
+        for broker in self._loose:
+            broker.disconnect()
+
+    async def mend(self) -> None:
+        for broker in self._loose:
+            broker.reconnect()
 
     async def publish_raw(self, subject: str, body: bytes, headers: Mapping[str, str] | None = None) -> None:
         self.server.publish_raw(subject, body, headers)
@@ -99,11 +125,32 @@ class NatsWorld:
         self._url = url
         self._server = server
         self._brokers: list[Broker] = []
+        self._loose: list[Broker] = []
+        self._proxy: TcpProxy | None = None
 
     async def connect(self, name: str = "test") -> Broker:
-        broker = await connect(self._url, name=name, ack_wait_s=ACK_WAIT_S)
+        return await self._connect(self._url, name)
+
+    async def _connect(self, url: str, name: str) -> Broker:
+        broker = await connect(url, name=name, ack_wait_s=ACK_WAIT_S)
         self._brokers.append(broker)
         return broker
+
+    async def connect_loosely(self, name: str = "loose") -> Broker:
+        if self._proxy is None:
+            self._proxy = await TcpProxy(int(self._url.rpartition(":")[2])).start()
+        self._loose.append(await self._connect(f"nats://127.0.0.1:{self._proxy.port}", name))
+        return self._loose[-1]
+
+    async def cut(self) -> None:
+        assert self._proxy is not None
+        await self._proxy.cut()
+        await _until_connected(self._loose, False)
+
+    async def mend(self) -> None:
+        assert self._proxy is not None
+        await self._proxy.start()
+        await _until_connected(self._loose, True)
 
     async def publish_raw(self, subject: str, body: bytes, headers: Mapping[str, str] | None = None) -> None:
         client = await nats.connect(self._url)
@@ -132,14 +179,25 @@ class NatsWorld:
     async def stop(self) -> None:
         assert self._server is not None
         await asyncio.to_thread(self._server.stop)
+        await _until_connected(self._brokers, False)
 
     async def start(self) -> None:
         assert self._server is not None
         await asyncio.to_thread(self._server.start)
+        await _until_connected(self._brokers, True)
 
     async def close(self) -> None:
         for broker in self._brokers:
             await broker.close()
+        if self._proxy is not None:
+            await self._proxy.cut()
+
+
+async def _until_connected(brokers: Sequence[Broker], wanted: bool) -> None:
+    async with asyncio.timeout(20):
+        # The port tells whether there is a connection, not when that changes.
+        while any((broker.connected_since is not None) is not wanted for broker in brokers):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
 
 
 TRAIN = WorkConsumer("train", Priority.MEDIUM)

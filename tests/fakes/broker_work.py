@@ -71,8 +71,12 @@ class FakeWork:
             for durable in durables:
                 durable.withdraw(pull)
 
+        def interrupted() -> None:
+            withdraw()
+            pull.answered.set()
+
         try:
-            with self._link.listening(withdraw):
+            with self._link.listening(interrupted):
                 async with asyncio.timeout(wait_s):
                     await pull.answered.wait()
         except TimeoutError:

@@ -10,6 +10,7 @@ from launch.adapters.nats.jobs import NatsCancels, NatsJobs
 from launch.adapters.nats.logs import NatsLogs
 from launch.adapters.nats.queues import NatsQueues
 from launch.adapters.nats.records import NatsAgents, NatsLeases, NatsRecords
+from launch.adapters.nats.streams import create_missing
 from launch.adapters.nats.work import NatsWork
 from launch.ports import Agents, Cancels, Jobs, Leases, Logs, Queues, Records, Work
 
@@ -56,9 +57,14 @@ async def connect(
     """Connect to the server(s) at `url` (several separated by commas) as `name`.
 
     Raises `BrokerUnavailable` if none answers within `timeout_s`, `BrokerUnsuitable` if it is too old or JetStream is
-    off. `ack_wait_s` is how long a delivered job may go without progress; `replicas` how many servers keep each stream
-    that this connection creates.
+    off. Makes the buckets and the logs' stream if there are none. `ack_wait_s` is how long a delivered job may go
+    without progress; `replicas` how many servers keep each stream that this connection creates.
     """
     connection = Connection(url)
     await connection.open(name=name, credentials=credentials, timeout_s=timeout_s)
+    try:
+        await create_missing(connection, replicas)
+    except BaseException:
+        await connection.close()
+        raise
     return NatsBroker(connection, ack_wait_s=ack_wait_s, replicas=replicas)

@@ -15,10 +15,11 @@ from launch.adapters.nats.connection import (
     WRONG_LAST_SEQUENCE,
     ApiError,
     Connection,
+    NobodyAnswered,
     header_of,
 )
 from launch.adapters.nats.reader import read_stream
-from launch.errors import BrokerUnavailable, Conflict
+from launch.errors import Conflict
 from launch.ports import SYNCED, Synced
 
 _EXPECT = "Nats-Expected-Last-Subject-Sequence"
@@ -56,7 +57,7 @@ class Bucket:
         subject = self._subject(key)
         try:
             answer = await self._connection.request(f"$JS.API.DIRECT.GET.{self._stream}.{subject}", what="read a key")
-        except BrokerUnavailable:
+        except NobodyAnswered:
             if await self._exists():
                 raise
             return None
@@ -88,10 +89,16 @@ class Bucket:
         """Set a key if its newest revision is `revision`. Raises `Conflict`."""
         return await self._write(key, value, {_EXPECT: str(revision), **({} if ttl_s is None else _ttl(ttl_s))})
 
-    async def delete(self, key: str, *, revision: int | None = None, note: bytes = b"") -> None:
-        """Delete a key (if its newest revision is `revision`). Raises `Conflict`."""
+    async def delete(
+        self, key: str, *, revision: int | None = None, note: bytes = b"", ttl_s: float | None = None
+    ) -> None:
+        """Delete a key (if its newest revision is `revision`). Raises `Conflict`.
+
+        The mark of the deletion, with `note`, stays for `ttl_s` (in an expiring bucket only), else for ever.
+        """
         expected = {} if revision is None else {_EXPECT: str(revision)}
-        await self._write(key, note, {_OPERATION: "PURGE", _ROLLUP: "sub", **expected})
+        ttl = {} if ttl_s is None else _ttl(ttl_s)
+        await self._write(key, note, {_OPERATION: "PURGE", _ROLLUP: "sub", **expected, **ttl})
 
     async def purge(self, keys: str) -> None:
         """Remove every revision of the keys that match, without a trace."""

@@ -37,6 +37,10 @@ class ApiError(BrokerError):
         self.description = description
 
 
+class NobodyAnswered(BrokerUnavailable):
+    """Nobody listens on that subject: JetStream is off, has no leader yet, or the stream does not exist."""
+
+
 STREAM_NOT_FOUND = 10059
 CONSUMER_NOT_FOUND = 10014
 MESSAGE_NOT_FOUND = 10037
@@ -53,7 +57,7 @@ def translated(what: str) -> Iterator[None]:
     try:
         yield
     except nats.errors.NoRespondersError as error:
-        raise BrokerUnavailable(f"{what}: nobody answered; JetStream is off, or has no leader yet") from error
+        raise NobodyAnswered(f"{what}: nobody answered; JetStream is off, or has no leader yet") from error
     except (nats.errors.TimeoutError, TimeoutError) as error:
         raise BrokerUnavailable(f"{what}: NATS did not answer in time") from error
     except (nats.errors.ConnectionClosedError, nats.errors.ConnectionDrainingError) as error:

@@ -21,13 +21,14 @@ from launch.adapters.nats.connection import (
     STREAM_NOT_FOUND,
     ApiError,
     Connection,
+    NobodyAnswered,
     header_of,
     parse_time,
     status_of,
     translated,
 )
 from launch.adapters.nats.queues import read_depth, stream_info
-from launch.errors import BrokerUnavailable, LaunchError, NotFound, QueueFull
+from launch.errors import LaunchError, NotFound, QueueFull
 from launch.ports import Depth, Message, Published
 from launch.subjects import JobId, Priority
 
@@ -56,7 +57,7 @@ class NatsJobs:
         headers = {subjects.HEADER_MSG_ID: msg_id} if msg_id else None
         try:
             ack = await self._connection.publish_stored(subject, body, headers=headers)
-        except BrokerUnavailable:
+        except NobodyAnswered:
             await stream_info(self._connection, queue)
             raise
         except ApiError as error:
@@ -70,7 +71,7 @@ class NatsJobs:
     async def get(self, job: JobId) -> Message | None:
         try:
             msg = await self._connection.direct_get(subjects.work_stream(job.queue), {"seq": job.seq})
-        except BrokerUnavailable:
+        except NobodyAnswered:
             with contextlib.suppress(NotFound):
                 await stream_info(self._connection, job.queue)
                 raise

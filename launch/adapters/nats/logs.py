@@ -9,9 +9,9 @@ from contextlib import aclosing
 from nats.aio.msg import Msg
 
 from launch import subjects
-from launch.adapters.nats.connection import STREAM_NOT_FOUND, ApiError, Connection, header_of
+from launch.adapters.nats.connection import STREAM_NOT_FOUND, ApiError, Connection, NobodyAnswered, header_of
 from launch.adapters.nats.reader import read_stream
-from launch.errors import BrokerError, BrokerUnavailable
+from launch.errors import BrokerError
 from launch.ports import LogChunk, Synced
 from launch.subjects import JobId
 
@@ -81,7 +81,7 @@ class NatsLogs:
         subject = f"$JS.API.DIRECT.GET.{subjects.LOG_STREAM}.{subjects.log_subject(job)}"
         try:
             msg = await self._connection.request(subject, what="read logs")
-        except BrokerUnavailable:
+        except NobodyAnswered:
             try:
                 await self._connection.api(f"STREAM.INFO.{subjects.LOG_STREAM}")
             except ApiError as error:

@@ -10,6 +10,7 @@ from typing import TypeVar
 from launch import subjects
 from launch.adapters.nats.bucket import Bucket, Entry
 from launch.adapters.nats.connection import Connection
+from launch.adapters.nats.streams import MARKER_TTL_S
 from launch.errors import Conflict
 from launch.ports import SYNCED, Changed, Synced, Versioned
 from launch.presence import AgentPresence
@@ -79,7 +80,7 @@ class NatsAgents:
         await self._bucket.put(presence.agent_id, presence.model_dump_json().encode(), ttl_s=ttl_s)
 
     async def remove(self, agent_id: str) -> None:
-        await self._bucket.delete(agent_id)
+        await self._bucket.delete(agent_id, ttl_s=MARKER_TTL_S)
 
     async def get(self, agent_id: str) -> AgentPresence | None:
         entry = await self._bucket.get(agent_id)
@@ -113,7 +114,7 @@ class NatsLeases:
 
     async def release(self, name: str, revision: int) -> None:
         try:
-            await self._bucket.delete(name, revision=revision)
+            await self._bucket.delete(name, revision=revision, ttl_s=MARKER_TTL_S)
         except Conflict:
             return
 

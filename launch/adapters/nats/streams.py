@@ -6,6 +6,7 @@ error that names it, since repairing would lose jobs.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,7 +24,9 @@ LOGS_MAX_BYTES = 8 * GIB
 LOGS_MAX_AGE = 30 * DAY
 DEDUPE_WINDOW = 120 * SECOND
 RECORD_HISTORY = 64
-MARKER_TTL = 60 * SECOND
+MARKER_TTL_S = 3600
+"""How long the mark of an expired or removed key stays: a watch that was cut off for longer does not hear of it, while
+the marks of all the agents that ever were would make every listing slower."""
 
 _FIXED = ("retention", "storage")
 
@@ -78,7 +81,7 @@ def bucket_config(bucket: str, replicas: int, *, history: int = 1, expiring: boo
         "num_replicas": replicas,
     }
     if expiring:
-        config |= {"allow_msg_ttl": True, "subject_delete_marker_ttl": MARKER_TTL}
+        config |= {"allow_msg_ttl": True, "subject_delete_marker_ttl": MARKER_TTL_S * SECOND}
     return config
 
 
@@ -91,6 +94,20 @@ def base_configs(replicas: int) -> list[dict[str, Any]]:
         bucket_config(subjects.LEASES_BUCKET, replicas, expiring=True),
         logs_stream_config(replicas),
     ]
+
+
+async def create_missing(connection: Connection, replicas: int) -> None:
+    """Make what exists once, as far as it is not there; leaves what is there as it is."""
+
+    async def create(config: Mapping[str, Any]) -> None:
+        try:
+            await connection.api(f"STREAM.INFO.{config['name']}")
+        except ApiError as error:
+            if error.err_code != STREAM_NOT_FOUND:
+                raise
+            await connection.api(f"STREAM.CREATE.{config['name']}", config)
+
+    await asyncio.gather(*(create(config) for config in base_configs(replicas)))
 
 
 async def ensure_stream(connection: Connection, config: Mapping[str, Any]) -> list[str]:
