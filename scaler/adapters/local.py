@@ -41,7 +41,6 @@ STORIES_KEPT = 100
 class _Agent:
     note: Note
     process: AgentProcess
-    stopping: bool = False
 
 
 class LocalProvider:
@@ -111,9 +110,9 @@ class LocalProvider:
         agent = self._agents.get(instance_id)
         if agent is None:
             return
-        if not agent.stopping:
-            # Once only: a second SIGTERM would tell a draining agent to leave its jobs.
-            agent.stopping = True
+        if not agent.note.stopping:
+            # Once only, whichever scaler sends it: a second SIGTERM would tell a draining agent to leave its jobs.
+            self._note_stopping(agent)
             agent.process.signal(signal.SIGTERM)
         if mode is StopMode.KILL:
             with suppress(TimeoutError):
@@ -148,7 +147,7 @@ class LocalProvider:
     async def force(self, timeout_s: float) -> Sequence[str]:
         """See `Provider`: one more SIGTERM, on which an agent leaves its containers to a successor."""
         for agent in self._agents.values():
-            agent.stopping = True
+            self._note_stopping(agent)
             agent.process.signal(signal.SIGTERM)
         return await self._until_gone(timeout_s)
 
@@ -183,6 +182,10 @@ class LocalProvider:
         agent = _Agent(note, AgentProcess(found, child, on_exit=partial(self._ended, note.agent_id)))
         self._agents[note.agent_id] = agent
         return agent
+
+    def _note_stopping(self, agent: _Agent) -> None:
+        agent.note = agent.note.model_copy(update={"stopping": True})
+        self._files.write(agent.note)
 
     def _agent_command(self, note: Note) -> tuple[Sequence[str], Mapping[str, str]]:
         capacity = note.capacity
@@ -240,7 +243,7 @@ class LocalProvider:
 
 def _instance(agent: _Agent) -> Instance:
     note = agent.note
-    state = InstanceState.STOPPING if agent.stopping else InstanceState.RUNNING
+    state = InstanceState.STOPPING if note.stopping else InstanceState.RUNNING
     return Instance(note.agent_id, note.agent_id, note.launched_at, state, note.capacity)
 
 

@@ -41,6 +41,8 @@ class Note(BaseModel):
     launched_at: datetime
     pid: int | None = None
     created: float = 0.0
+    stopping: bool = False
+    """It has had its SIGTERM; the next one would tell it to leave its jobs."""
 
 
 class LocalFiles:

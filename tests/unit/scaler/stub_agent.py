@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 STUB = """
@@ -63,10 +64,15 @@ class StubAgents:
             self._server.close()
         for link in self._links.values():
             link.close()
+            with suppress(ConnectionError):
+                await link.wait_closed()
 
     async def _meet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         arguments = (await reader.readline()).decode().split()
         agent_id = arguments[arguments.index("--agent-id") + 1]
         self.arguments[agent_id] = arguments
+        if agent_id in self._links:
+            self._links[agent_id].close()  # That of a predecessor of the same name.
+            await self._links[agent_id].wait_closed()
         self._links[agent_id] = writer
         self._up.setdefault(agent_id, asyncio.Event()).set()

@@ -193,6 +193,19 @@ async def test_a_command_that_cannot_be_started_is_unavailable_and_leaves_nothin
     assert bench.files.notes() == []
 
 
+async def test_the_next_scaler_does_not_hurry_an_agent_that_drains(bench: Bench) -> None:
+    """Its first SIGTERM came from the one before."""
+    first = await bench.open(patience=1)
+    (instance,) = await first.launch(SPEC, 1, token="a")
+    await bench.stubs.until_up(instance.agent_id)
+    await first.stop(instance.id, StopMode.DRAIN)
+    await first.close()
+    second = await bench.open()
+    assert (await second.list())[0].state is InstanceState.STOPPING
+    assert await second.drain(0.05) == [instance.id]
+    assert await second.force(10.0) == []
+
+
 async def test_sigkill_is_for_what_ignores_sigterm(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("scaler.adapters.local.KILL_GRACE_S", 0.05)
     provider = await bench.open(patience=99)
