@@ -73,11 +73,12 @@ class Holds:
         self._claimed[hold.job] = hold
         self._touch()
 
-    def drop(self, job: JobId) -> None:
-        """The job is done with, whatever it came to."""
-        self._claimed.pop(job, None)
-        self.ledger.release(job)
-        self._touch()
+    def drop(self, hold: Hold) -> None:
+        """This attempt is done with, whatever it came to. The job's next one may be held here already, and stays."""
+        if self._claimed.get(hold.job) is hold:
+            del self._claimed[hold.job]
+            self.ledger.release(hold.job)
+            self._touch()
 
     def keep_back(self, job: JobId, reply: str) -> None:
         """Keep an unclaimed delivery from being redelivered while it waits for room."""

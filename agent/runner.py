@@ -109,8 +109,10 @@ class Runner:
             )
         except Fenced:
             log.warning("fenced: a later attempt owns the job; its outcome here is discarded")
+        except Exception:  # as above; the message comes again, and the job gets another attempt
+            log.exception("the agent failed to record the outcome")
         await self._remove(name)
-        self._holds.drop(hold.job)
+        self._holds.drop(hold)
 
     # -- the attempt --------------------------------------------------------------------------------------------
 
