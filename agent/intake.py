@@ -38,6 +38,7 @@ RANKS = 9
 MAX_CRASHES = 3
 CRASHES_KEPT = 1000
 CRASH_DELAY_S = 2.0
+HOPELESS_DELAY_S = 300.0
 
 _log = structlog.get_logger(__name__)
 
@@ -158,15 +159,23 @@ class Intake:
         """Give a message that broke our own code back, and the third time record it as failed: it never loops."""
         job = delivery.message.job
         count = self._crashes.pop(job, 0) + 1
+        delay_s = CRASH_DELAY_S
         if count >= MAX_CRASHES:
-            offer = await self._claims.look(delivery, fresh=False)
             trace = "".join(traceback.format_exception(error))
             message = f"the agent failed {count} times at this job: {type(error).__name__}: {error}\n{trace}"
-            await self._claims.refuse(offer, Reason.ENGINE_ERROR, message)
-            return
+            try:
+                offer = await self._claims.look(delivery, fresh=False)
+                await self._claims.refuse(offer, Reason.ENGINE_ERROR, message)
+                return
+            except BrokerError:
+                raise
+            except Exception:  # not even that: its record can't be read, or says something impossible
+                log = _log.bind(job=str(job))
+                log.exception("a job that can't be set aside")
+                delay_s = HOPELESS_DELAY_S
         if len(self._crashes) < CRASHES_KEPT:
             self._crashes[job] = count
-        await self._broker.work.nak(delivery.reply, delay_s=CRASH_DELAY_S)
+        await self._broker.work.nak(delivery.reply, delay_s=delay_s)
 
     async def _decide(self, offer: Offer) -> None:
         if offer.decision.verdict not in (Verdict.CLAIM, Verdict.TAKE_OVER):
