@@ -37,7 +37,11 @@ class ContainerPolicy:
     """When the machine as a whole runs out of memory, the kernel takes jobs before the agent and the engine."""
     log_file_bytes: int = 1024**3
     """The engine keeps at most two files of this size of a container's output, so a chatty job can't fill the disk.
-    The files are the buffer between job and broker: a job loses output only when it is this far ahead."""
+
+    The files are the buffer between job and broker, and output is exact up to the first turn of files: there the
+    engine repeats some lines to who follows, and drops a file that was not read yet. So this is much more than
+    `max_log_bytes`, which ends the reading before, but for lines of a few bytes (each costs 70 more in the file).
+    """
 
 
 def container_config(
