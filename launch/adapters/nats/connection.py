@@ -215,10 +215,16 @@ class Connection:
         what: str | None = None,
     ) -> Msg:
         """One request, one answer."""
+        task = asyncio.current_task()
+        asked = task.cancelling() if task else 0
         with translated(what or subject):
-            return await self.client.request(
+            answer: Msg = await self.client.request(
                 subject, payload, timeout=timeout_s, headers=dict(headers) if headers else None
             )
+        # Before Python 3.12 the `wait_for` in there loses a cancellation that comes together with the answer.
+        if task and task.cancelling() > asked:
+            raise asyncio.CancelledError
+        return answer
 
     async def api(self, subject: str, payload: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """One call of the JetStream API (`$JS.API.<subject>`); raises `ApiError` if it is refused."""
