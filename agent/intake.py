@@ -71,6 +71,8 @@ class Intake:
         self._consumers_changed = asyncio.Event()
         self._room = holds.watch()
         self._crashes: dict[JobId, int] = {}
+        self._passed_on = False
+        """What it could not run goes to others first: a full agent asks before an idle one, and would get it back."""
 
     async def run(self) -> None:
         """Take work until cancelled."""
@@ -122,7 +124,8 @@ class Intake:
         if not self._consumers:
             await self._consumers_changed.wait()
             return []
-        rank = round((1 - self._holds.ledger.load) * RANKS)
+        rank = RANKS if self._passed_on else round((1 - self._holds.ledger.load) * RANKS)
+        self._passed_on = False
         # No TaskGroup: it would wrap the pull's BrokerError.
         waiting = self._broker.work.pull_wait(name, self._consumers, rank=rank, wait_s=WAIT_S)
         pull = asyncio.create_task(waiting, name="waiting pull")
@@ -147,6 +150,11 @@ class Intake:
             except Conflict:
                 fresh = False  # somebody changed the record: look again
                 continue
+            except asyncio.CancelledError:
+                # The agent stops: somebody else need not wait for the ack wait.
+                with contextlib.suppress(BrokerError):
+                    await self._broker.work.nak(delivery.reply)
+                raise
             except LaunchError:
                 raise
             except Exception as error:  # a defect of ours that this message brings out must not end the agent
@@ -195,6 +203,7 @@ class Intake:
             case Fit.NEVER:
                 await self._claims.refuse(offer, Reason.UNSCHEDULABLE, decision.why, spec)
             case Fit.PASS_ON | Fit.HOLD:
+                self._passed_on = True
                 await self._broker.work.nak(offer.delivery.reply, delay_s=decision.delay_s)
                 log.info("passed on", delay_s=decision.delay_s)
 
