@@ -24,6 +24,9 @@ from launch.ports import Broker, Clock, Delivery, Versioned
 from launch.record import JobRecord
 from launch.subjects import RAW_KEPT_BYTES, JobId
 
+MESSAGE_KEPT = 64 * 1024
+"""A body can be wrong in as many ways as it has keys; a record must fit the broker's largest message."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -113,6 +116,8 @@ class Claims:
         now = self._clock.now()
         base = offer.known.value if offer.known else self._first_record(delivery)
         body = delivery.message.body
+        if len(message) > MESSAGE_KEPT:
+            message = f"{message[:MESSAGE_KEPT]}… and {len(message) - MESSAGE_KEPT} more characters"
         kept = body[:RAW_KEPT_BYTES].decode("utf-8", errors="backslashreplace")
         changes: dict[str, Any] = {"reason": reason, "message": message, "finished_at": now, "spec": spec}
         if reason is Reason.INVALID_SPEC:

@@ -70,8 +70,10 @@ class Presence:
             await asyncio.sleep(SETTLE_S)
 
     async def leave(self) -> None:
-        """Take the entry away: this agent is gone on purpose."""
+        """Take the entry away: this agent is gone on purpose, and if it was drained, that is its last word."""
         with contextlib.suppress(BrokerError):
+            if self._draining and not len(self._holds):
+                await self.announce()
             await self._agents.remove(self._identity.agent_id)
 
     def _now(self) -> AgentPresence:
