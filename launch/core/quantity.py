@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from decimal import Decimal, InvalidOperation
+from decimal import ROUND_UP, Decimal, InvalidOperation
 
 MEMORY_PATTERN = r"^[0-9]+(\.[0-9]+)?\s*(Ki|Mi|Gi|Ti|[kKMGT])?B?$"
 DURATION_PATTERN = r"^([0-9]+(\.[0-9]+)?(ms|s|m|h|d))+$|^[0-9]+(\.[0-9]+)?$"
@@ -64,7 +64,7 @@ def show_memory(amount_bytes: int) -> str:
 
 
 def parse_duration(value: object) -> float:
-    """Seconds from `90s`, `2h`, `1d`, `1h30m`, `500ms` or a plain number of seconds. Raises `ValueError`."""
+    """Seconds, to the millisecond, from `90s`, `2h`, `1d`, `1h30m`, `500ms` or a plain number. Raises `ValueError`."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise ValueError(f"found {_shown(value)}; {DURATION_ALLOWED}")
     text = str(value).strip()
@@ -76,6 +76,8 @@ def parse_duration(value: object) -> float:
             if not parts or "".join(part[0] for part in parts) != text:
                 raise ValueError(f"found {_shown(value)}; {DURATION_ALLOWED}")
             total = sum((Decimal(part[1]) * _DURATION_UNITS[part[2]] for part in parts), Decimal(0))
+        # Whole milliseconds, up: finer ones would be written as 1e-05 in JSON, which nobody reads back.
+        total = total.quantize(_DURATION_UNITS["ms"], rounding=ROUND_UP)
     except InvalidOperation as error:
         raise ValueError(f"found {_shown(value)}; {DURATION_ALLOWED}") from error
     seconds = float(total)
@@ -85,10 +87,8 @@ def parse_duration(value: object) -> float:
 
 
 def format_duration(seconds: float) -> str:
-    """The exact spelling in whole units: `1h30m`, `90s` as `1m30s`, `1.5s` as `1500ms`; finer than 1 ms as a number."""
+    """The spelling in whole units, to the millisecond: `1h30m`, `90s` as `1m30s`, `1.5s` as `1s500ms`."""
     millis = round(seconds * 1000)
-    if millis / 1000 != seconds:
-        return repr(seconds)
     if millis == 0:
         return "0s"
     text = ""
