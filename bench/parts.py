@@ -64,7 +64,7 @@ async def agent(link: NatsBroker, url: str, queue: str, *, max_jobs: int) -> Asy
     with TemporaryDirectory() as folder:
         command = ["-m", "launch", "agent", "--queue", queue, "--data-dir", folder, "--server", url]
         process = await asyncio.create_subprocess_exec(
-            sys.executable, *command, "--max-jobs", str(max_jobs), stderr=asyncio.subprocess.DEVNULL
+            sys.executable, *command, "--max-jobs", str(max_jobs)
         )
         try:
             async with asyncio.timeout(READY_S):

@@ -85,8 +85,8 @@ class QueueSpec(Spec):
 
     def with_defaults(self, job: JobSpec) -> JobSpec:
         """`job` as it will run in this queue: what it leaves open is filled from `defaults`."""
-        given = job.resources.model_dump(exclude_unset=True)
-        base = self.defaults.resources.model_dump(exclude_unset=True)
+        given = job.resources.model_dump(exclude_unset=True, exclude_none=True)
+        base = self.defaults.resources.model_dump(exclude_none=True)
         return job.model_copy(
             update={
                 "env": {**self.defaults.env, **job.env},
