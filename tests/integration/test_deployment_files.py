@@ -145,6 +145,18 @@ class Composed:
         """Run `launch` on this machine, as a user of the project's server does."""
         return succeed(LAUNCH, *arguments, environment=self._environment)
 
+    def await_server(self) -> None:
+        """Return once the server accepts clients, within a bound."""
+        address = ("127.0.0.1", int(self._environment["NATS_PORT"]))
+        deadline = time.monotonic() + UP_LIMIT_S
+        while time.monotonic() < deadline:
+            # The engine's proxy accepts before the server does: only the server's greeting counts.
+            with contextlib.suppress(OSError), socket.create_connection(address, timeout=5) as connection:
+                connection.settimeout(5)
+                if connection.recv(5) == b"INFO ":
+                    return
+        pytest.fail(f"no server within {UP_LIMIT_S} s:\n{self.compose('logs', '--no-color')}")
+
     def agents(self) -> list[dict[str, Any]]:
         """Return the agents that are present; none while the server is still starting."""
         done = run(LAUNCH, "agents", "--json", environment=self._environment)
@@ -161,10 +173,15 @@ class Composed:
 
 @pytest.fixture
 def composed(agent_image: str, queue_name: str, queue_containers: str, tmp_path: Path) -> Iterator[Composed]:
-    """The compose file's three services, up; down with their volumes at the end."""
+    """The compose file's three services, brought up as its first lines say; down with their volumes at the end."""
     images.build("nats", NATS_IMAGE)
     project = Composed(f"launch-test-{secrets.token_hex(4)}", free_port(), queue_name, tmp_path)
     try:
+        project.compose("up", "--detach", "nats")
+        project.await_server()
+        queue_file = tmp_path / "queue.yaml"
+        queue_file.write_text(f"queue_name: {queue_name}\nprovider:\n  type: static\n")
+        project.launch("queue", "apply", str(queue_file))
         project.compose("up", "--detach")
         yield project
     finally:
@@ -178,9 +195,6 @@ def composed(agent_image: str, queue_name: str, queue_containers: str, tmp_path:
 @pytest.mark.timeout(300)
 def test_the_composed_services_run_a_job(composed: Composed, busybox_image: str, tmp_path: Path) -> None:
     composed.await_agents()
-    queue_file = tmp_path / "queue.yaml"
-    queue_file.write_text(f"queue_name: {composed.queue}\nprovider:\n  type: static\n")
-    composed.launch("queue", "apply", str(queue_file))
     job_file = tmp_path / "job.yaml"
     job_file.write_text(f"job_type: greet\nimage: {busybox_image}\ncommand: [echo, hello from compose]\n")
 
