@@ -96,8 +96,8 @@ class Engine(Protocol):
     async def create(self, name: str, config: Mapping[str, Any]) -> str:
         """Create a container from an engine-API body; returns its id.
 
-        If the name is taken, returns the id of the container that has it: names are deterministic, so it is the one
-        that an earlier try made.
+        If the name is taken by a container of the same attempt, by its labels, returns the id of that one: names are
+        deterministic, so an earlier try made it. If another has it, that is an `EngineError` with status 409.
         """
         ...
 

@@ -20,6 +20,7 @@ from aiodocker import Docker
 from aiodocker.containers import DockerContainer
 from aiodocker.exceptions import DockerError
 
+from agent.core.container import same_attempt
 from agent.core.frames import FrameParser, since_parameter
 from agent.ports import Container, EngineError, EngineInfo, EngineUnavailable, ImageInfo, LogFrame
 from launch.errors import LaunchError
@@ -101,6 +102,8 @@ class DockerEngine:
                         if error.status != _CONFLICT:
                             raise
                     if (existing := await self.inspect(name)) is not None:
+                        if not same_attempt(existing.labels, config.get("Labels") or {}):
+                            raise EngineError("create", _CONFLICT, f"the name {name} is another container's")
                         return existing.id
                     await asyncio.sleep(_ADOPT_PAUSE_S)
 

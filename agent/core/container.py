@@ -7,17 +7,20 @@ project sets itself (labels, `LAUNCH_*`, GPU visibility) can't be overridden by 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from launch.job import JobSpec
-from launch.subjects import LABEL_ACK, LABEL_AGENT, LABEL_ATTEMPT, LABEL_QUEUE, LABEL_SEQ, JobId
+from launch.subjects import LABEL_ACK, LABEL_AGENT, LABEL_ATTEMPT, LABEL_QUEUE, LABEL_SEQ, LABEL_SUBMITTED, JobId
 
 DROPPED_CAPABILITIES = ("AUDIT_WRITE", "MKNOD", "NET_RAW", "SYS_CHROOT")
 """What is taken from the engine's default set. Jobs need none of these: device nodes, forged packets on the bridge,
 audit records, chroot. What stays (chown, setuid, setgid, fowner, dac_override, kill, net_bind_service, ...) is what
 entrypoints that drop to another user and package managers use, so ordinary images keep working."""
+
+ATTEMPT_LABELS = (LABEL_QUEUE, LABEL_SEQ, LABEL_ATTEMPT, LABEL_AGENT, LABEL_SUBMITTED)
+"""The labels that name one attempt of one submission."""
 
 MIN_NANO_CPUS = 10_000_000
 """The engine refuses a limit below 0.01 CPU."""
@@ -78,6 +81,11 @@ def container_config(
     if spec.user is not None:
         config["User"] = spec.user
     return config
+
+
+def same_attempt(present: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
+    """Whether two containers' labels name the same attempt of the same submission; the ack token may be newer."""
+    return all(present.get(key) == wanted.get(key) for key in ATTEMPT_LABELS)
 
 
 def _environment(spec: JobSpec, job: JobId, attempt: int, gpus: Sequence[str]) -> list[str]:

@@ -14,6 +14,7 @@ import pytest
 from agent.adapters.docker import DockerEngine
 from agent.core.frames import nanoseconds, timestamp
 from agent.ports import Container, Engine, EngineError, EngineUnavailable, LogFrame
+from launch.subjects import LABEL_ACK, LABEL_SUBMITTED
 from tests.fakes.engine import FakeEngine, Script, command_not_found
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -147,6 +148,14 @@ async def test_a_name_that_is_taken_is_adopted(lab: Lab) -> None:
     assert await lab.create(TRUE) == first
     await lab.engine.remove(first)
     assert await lab.create(TRUE) != first
+
+
+async def test_a_name_of_another_attempt_is_refused(lab: Lab) -> None:
+    first = await lab.create(TRUE, labels={LABEL_SUBMITTED: "one life", LABEL_ACK: "a delivery's"})
+    with pytest.raises(EngineError, match="another container") as caught:
+        await lab.create(TRUE, labels={LABEL_SUBMITTED: "another life", LABEL_ACK: "a delivery's"})
+    assert (caught.value.step, caught.value.status) == ("create", 409)
+    assert await lab.create(TRUE, labels={LABEL_SUBMITTED: "one life", LABEL_ACK: "a later delivery's"}) == first
 
 
 async def test_many_creates_of_one_name_make_one_container(lab: Lab) -> None:

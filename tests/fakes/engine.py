@@ -19,6 +19,7 @@ from collections.abc import AsyncGenerator, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from agent.core.container import same_attempt
 from agent.core.frames import nanoseconds, timestamp
 from agent.ports import Container, EngineError, EngineInfo, EngineUnavailable, ImageInfo, LogFrame
 from launch.ports import Clock
@@ -187,6 +188,8 @@ class FakeEngine:
             script = self.scripts.get(tuple(config.get("Cmd") or ()), Script())
             found = FakeContainer(secrets.token_hex(32), name, dict(config), script)
             self.containers[found.id] = found
+        elif not same_attempt(found.config.get("Labels") or {}, config.get("Labels") or {}):
+            raise EngineError("create", 409, f"the name {name} is another container's")
         self._reply("create")
         return found.id
 
