@@ -139,13 +139,16 @@ async def _explain(client: Client, job: Job, waiting: Waiting) -> None:
         while latest is None or not latest.state.terminal:
             await changed.wait()
             changed.clear()
-            if latest is None:
+            record = latest
+            if record is None:
                 continue
-            why = await job.why(latest)
+            why = await job.why(record)
+            if record is not latest:
+                continue  # it has moved on meanwhile, so this is no longer true; `changed` is set again
             if why is None:
                 waiting.hide()
             else:
-                waiting.show(f"{job.id} is {latest.state}: {harmless(str(why))}")
+                waiting.show(f"{job.id} is {record.state}: {harmless(str(why))}")
                 await asyncio.sleep(LOOK_AGAIN_S)
         for ear in ears:
             ear.cancel()

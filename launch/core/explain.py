@@ -104,8 +104,8 @@ def _no_agents(queue: QueueSpec, record: JobRecord) -> Why:
         return Why(text, f"start one: launch agent -q {record.queue}")
     if queue.max_instances == 0:
         return Why(f"{text}, and the queue's max_instances is 0", "raise it and apply the queue again")
-    kind = "EC2 instance" if isinstance(queue.provider, AwsProvider) else "agent on its machine"
-    return Why(f"{text} yet", f"the scaler starts an {kind}, as long as `launch up` or `launch scaler` runs")
+    kind = "an EC2 instance" if isinstance(queue.provider, AwsProvider) else "one"
+    return Why(f"{text} yet", f"the scaler starts {kind}, as long as `launch up` or `launch scaler` runs")
 
 
 def _count(agents: Sequence[AgentPresence]) -> str:

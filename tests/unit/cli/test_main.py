@@ -1,0 +1,108 @@
+"""The command line without a broker: help, usage errors, one line for everything that goes wrong."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def launch(*args: str, home: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("NATS_", "LAUNCH_", "XDG_"))}
+    return subprocess.run(
+        [sys.executable, "-m", "launch", *args],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        stdin=subprocess.DEVNULL,
+        env={**kept, "HOME": str(home), "COLUMNS": "200", **env},
+    )
+
+
+def test_help_names_every_command(tmp_path: Path) -> None:
+    done = launch("--help", home=tmp_path)
+    assert done.returncode == 0
+    commands = [
+        "up",
+        "submit",
+        "jobs",
+        "show",
+        "logs",
+        "wait",
+        "cancel",
+        "queue",
+        "agent",
+        "agents",
+        "scaler",
+        "server",
+    ]
+    assert all(f"\n  {command} " in done.stdout for command in commands)
+
+
+def test_help_is_cheap() -> None:
+    code = (
+        "import sys, launch.cli.main; print(*sorted({'pydantic', 'nats', 'rich', 'yaml', 'uvloop'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=30)
+    assert done.stdout.strip() == ""
+
+
+def test_the_version(tmp_path: Path) -> None:
+    assert launch("--version", home=tmp_path).stdout.startswith("launch 0.")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        (),
+        ("nonsense",),
+        ("submit", "--image", "x"),
+        ("submit", "-q", "q", "--priority", "urgent"),
+        ("--job-type", "t", "--queue", "q"),
+        ("--config", "f"),
+        ("--queue", "f", "jobs"),
+        ("jobs", "--state", "lost"),
+        ("jobs", "--watch", "--json"),
+        ("wait", "q/1", "--timeout", "soon"),
+        ("queue", "delete", "q"),
+        ("agent", "-q", "q", "--cpu", "x"),
+        ("submit", "-q", "q", "--image", "x", "-e", "NOT_SET_HERE"),
+    ],
+)
+def test_usage_errors_exit_2(args: tuple[str, ...], tmp_path: Path) -> None:
+    done = launch(*args, home=tmp_path)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("jobs",), "can't reach NATS at nats://127.0.0.1:1"),
+        (("show", "nonsense"), "can't reach NATS"),
+        (("up", "missing.yaml"), "missing.yaml"),
+        (("--queue", "missing.yaml"), "missing.yaml"),
+        (("submit", "-q", "q"), "image: found nothing"),
+        (("submit", "-q", "q", "-c", "missing.yaml"), "missing.yaml"),
+        (("queue", "apply", "missing.yaml"), "missing.yaml"),
+    ],
+)
+def test_every_error_is_one_line(args: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    done = launch(*args, home=tmp_path, NATS_URL="nats://127.0.0.1:1")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("launch: error: ")
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_an_unexpected_error_is_a_line_too_and_a_traceback_when_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("a file where the data directory should be")
+    broken = {"LAUNCH_DATA_DIR": str(tmp_path / "data" / "below")}
+    done = launch("jobs", home=tmp_path, **broken)
+    assert done.returncode == 1
+    assert done.stderr.startswith("launch: error: NotADirectoryError")
+    assert "LAUNCH_DEBUG=1" in done.stderr
+    assert "Traceback" in launch("jobs", home=tmp_path, LAUNCH_DEBUG="1", **broken).stderr
