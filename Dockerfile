@@ -6,6 +6,7 @@
 ARG BASE=python:3.11-slim
 
 FROM ${BASE} AS build
+LABEL launch.image=agent
 COPY build/wheels /wheels
 # pip runs from its own wheel: a base without pip will do.
 RUN python3 -m venv --without-pip /opt/launch \
@@ -14,6 +15,7 @@ RUN python3 -m venv --without-pip /opt/launch \
  && mkdir -p /var/lib/launch
 
 FROM ${BASE}
+LABEL launch.image=agent
 COPY --from=build /opt/launch /opt/launch
 # Numbers, not names: the base need not know the user, and a volume mounted here starts out as theirs.
 COPY --from=build --chown=10001:10001 /var/lib/launch /var/lib/launch
