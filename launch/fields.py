@@ -41,6 +41,10 @@ def _text(value: object) -> object:
         raise ValueError(f"found a {_kind(value)}; allowed: a string or a number")
     if "\0" in value:
         raise ValueError("found a NUL character; allowed: text without one")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError("found half of a surrogate pair; allowed: text that can be written in UTF-8") from None
     return value
 
 

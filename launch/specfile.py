@@ -8,6 +8,7 @@ was found, what is allowed, and the known key that an unknown one resembles.
 from __future__ import annotations
 
 import difflib
+import itertools
 import json
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -69,6 +70,14 @@ def build(model: type[S], tree: object, *, source: str) -> S:
     if not isinstance(tree, dict):
         kind = "nothing" if tree is None else f"a {type(tree).__name__}"
         raise SpecError(source, [Problem("", f"found {kind}", f"allowed: the keys {_keys(model)}")])
+    try:
+        json.dumps(tree, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        # Such text fits in no record, so it must not get into one, not even as what a refusal quotes.
+        problem = Problem("", "found half of a surrogate pair", "allowed: text that can be written in UTF-8")
+        raise SpecError(source, [problem]) from None
+    except RecursionError:
+        raise SpecError(source, [Problem("", "found values nested too deeply", "allowed: a plain spec")]) from None
     lost = _lost_indentation(model, tree)
     if lost:
         raise SpecError(source, [lost])
@@ -260,7 +269,9 @@ def _lost_indentation(model: type[BaseModel], tree: dict[Any, Any]) -> Problem |
     inside: dict[str, set[str]] = {"resources": set(Resources.model_fields)}
     for section in empty:
         if section == "env":
-            fallen = [key for key in strays if key.isupper()]
+            names = [str(key) for key in tree]
+            below = itertools.takewhile(lambda key: key in strays, names[names.index(section) + 1 :])
+            fallen = sorted({*below, *(key for key in strays if key.isupper())}, key=names.index)
         elif section in inside:
             fallen = [key for key in strays if key in inside[section]]
         elif section == "provider":

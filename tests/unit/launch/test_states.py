@@ -35,16 +35,12 @@ def table(heading: str) -> list[list[str]]:
 def test_any_run_of_events_stays_within_the_table(events: list[Event]) -> None:
     state = State.QUEUED
     for event in events:
-        was = state
-        try:
-            state = next_state(was, event)
-        except IllegalTransition as error:
-            assert (was, event) not in TRANSITIONS
-            assert was.value in str(error)
-            assert event.value in str(error)
+        if (state, event) in TRANSITIONS:
+            assert not state.terminal
+            state = next_state(state, event)
         else:
-            assert TRANSITIONS[was, event] is state
-            assert not was.terminal
+            with pytest.raises(IllegalTransition, match=f"a {state} job can't {event}"):
+                next_state(state, event)
 
 
 def test_nothing_follows_a_terminal_state() -> None:
