@@ -95,7 +95,7 @@ class Agents:
         stale = {
             key: presence
             for key, (presence, at) in gone.items()
-            if at - since < self._grace and presence.started_at < since and now - since < self._grace
+            if presence.started_at < since and at - since < self._grace
         }
         known = [*present.values(), *(presence for presence, _ in gone.values())]
         return View(since, Presences(present, stale), frozenset(job for presence in known for job in presence.holds))

@@ -81,8 +81,8 @@ def plan(snapshot: Snapshot, policy: Policy, now: datetime) -> Plan:
     launches = _launch(fleet, packing, policy, boots, limit, now)
     parts = (ended, idle, launches, _Part(reasons=(*excluded, *_waiting(packing, fleet, capacity, policy, pending))))
 
-    looks = [at for part in parts for at in part.look_at if at > now]
-    looks += [item.due for item in fleet if item.due is not None and item.due > now]
+    looks = [at for part in parts for at in part.look_at]
+    looks += [item.due for item in fleet if item.due is not None]
     return Plan(
         actions=tuple(action for part in parts for action in part.actions),
         next_look_at=min(looks, default=None),

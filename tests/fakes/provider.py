@@ -5,7 +5,8 @@
     provider = cloud.open("gpu-queue")
 
 Owns the instances, which outlive the providers that started them. An idle instance ends as soon as it is told to drain,
-one in `cloud.busy` when it is forced, or on `cloud.end`. Faults: `cloud.failure = "no answer"`, `cloud.launch_limit`.
+one in `cloud.busy` when it is forced, or on `cloud.end`. Faults: `cloud.failure = "no answer"`, `cloud.launch_failure`,
+`cloud.launch_limit`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ class FakeCloud:
         self.capacity = capacity
         self.failure: str | None = None
         """While set, every call raises `ProviderUnavailable` with it."""
+        self.launch_failure: str | None = None
+        """As `failure`, but for launches only."""
         self.launch_limit: int | None = None
         """Start no more than this many instances a call, as a cloud that is short of them does."""
         self.busy: set[str] = set()
@@ -125,6 +128,8 @@ class FakeProvider:
 
     async def launch(self, spec: QueueSpec, count: int, *, token: str) -> Sequence[Instance]:
         await self._answer()
+        if self._cloud.launch_failure is not None:
+            raise ProviderUnavailable(self._cloud.launch_failure)
         return self._cloud.launch(self._queue, count, token)
 
     async def stop(self, instance_id: str, mode: StopMode) -> None:

@@ -58,6 +58,7 @@ class Fleet:
     def __init__(self, queue: str, broker: Broker, cloud: FakeCloud, tasks: asyncio.TaskGroup) -> None:
         self.held: dict[str, list[Delivery]] = {}
         self.registers = True
+        self._boots: list[asyncio.Task[None]] = []
         self._queue = queue
         self._broker = broker
         self._tasks = tasks
@@ -67,7 +68,7 @@ class Fleet:
 
     def _launched(self, instance: Instance) -> None:
         if self.registers:
-            self._tasks.create_task(self._boot(instance.agent_id))
+            self._boots.append(self._tasks.create_task(self._boot(instance.agent_id)))
 
     def _stopped(self, instance: Instance, mode: StopMode) -> None:  # noqa: ARG002 - the hook's signature
         assert not self.held.get(instance.agent_id), "a holder was stopped"
@@ -86,7 +87,8 @@ class Fleet:
         await self._register(agent_id)
 
     async def finish_all(self) -> None:
-        """Every agent ends what it holds."""
+        """Every agent ends what it holds, once it has taken it."""
+        await asyncio.gather(*self._boots)
         for agent_id in list(self.held):
             for delivery in self.held[agent_id]:
                 await self._broker.work.ack(delivery.reply)
@@ -118,6 +120,7 @@ class Scaling:
         self.queue = queue
         self.told = Told()
         self.stop = asyncio.Event()
+        self.opened: list[str] = []
         self.cloud = FakeCloud(SystemClock(), CAPACITY)
         self.fleet = Fleet(queue, broker, self.cloud, tasks)
         self._connect = connect
@@ -135,6 +138,7 @@ class Scaling:
 
     async def start(self, *, usual_providers: bool = False) -> asyncio.Task[None]:
         async def open_provider(spec: QueueSpec) -> Provider:
+            self.opened.append(spec.provider.type)
             return self.cloud.open(spec.queue_name)
 
         return self._tasks.create_task(
@@ -210,6 +214,17 @@ async def test_a_change_of_the_spec_takes_effect_at_once(scaling: Scaling) -> No
     await scaling.told.until("is ready", 2)
     await scaling.apply(min_instances=0, max_instances=0)
     await scaling.told.until("has left", 2)
+
+
+async def test_another_provider_takes_over_when_the_first_has_drained(scaling: Scaling) -> None:
+    await scaling.apply(min_instances=1)
+    await scaling.start()
+    await scaling.told.until("is ready")
+    await scaling.apply(min_instances=1, provider={"type": "static"})
+    await scaling.told.until("has left")
+    await scaling.apply(min_instances=1)
+    await scaling.told.until("is ready", 2)
+    assert scaling.opened == ["local", "static", "local"]
 
 
 async def test_a_queue_may_come_later_and_go_again(scaling: Scaling) -> None:

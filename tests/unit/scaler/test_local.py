@@ -143,6 +143,29 @@ async def test_a_process_that_got_the_same_pid_is_not_taken_for_the_agent(bench:
     assert bench.files.notes() == []
 
 
+async def test_an_agent_whose_start_time_does_not_fit_is_not_taken_over(bench: Bench) -> None:
+    """It was started by hand with an old agent's arguments, and got its pid."""
+    first = await bench.open()
+    (instance,) = await first.launch(SPEC, 1, token="a")
+    await bench.stubs.until_up(instance.agent_id)
+    await first.close()
+    (found,) = bench.files.notes()
+    bench.files.write(found.model_copy(update={"created": found.created - 100}))
+    assert await (await bench.open()).list() == []
+
+
+async def test_agents_of_other_queues_are_left_to_them(bench: Bench) -> None:
+    first, other = await bench.open(), await bench.open(queue="other")
+    (mine,) = await first.launch(SPEC, 1, token="a")
+    (theirs,) = await other.launch(SPEC, 1, token="a")
+    for instance in (mine, theirs):
+        await bench.stubs.until_up(instance.agent_id)
+    await first.close()
+    await other.close()
+    assert [instance.id for instance in await (await bench.open()).list()] == [mine.id]
+    assert [instance.id for instance in await (await bench.open(queue="other")).list()] == [theirs.id]
+
+
 async def test_a_start_that_was_not_noted_to_its_end_is_found(bench: Bench) -> None:
     """The scaler died between the start of the process and the completion of the note."""
     first = await bench.open()

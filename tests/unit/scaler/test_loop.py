@@ -136,6 +136,28 @@ async def test_decisions_are_kept_up_to_a_bound_and_told_once(scene: Scene) -> N
     assert len([line for line in scene.told if "failure 3" in line]) == 1
 
 
+async def test_a_launch_that_fails_is_not_tried_again_at_once(scene: Scene) -> None:
+    scene.cloud.launch_failure = "no room in this zone"
+    scene.loop.spec = SPEC.model_copy(update={"min_instances": 2})
+    retry_at = await scene.loop.turn()
+    assert retry_at is None
+    assert await scene.loop.turn() == scene.clock.now() + timedelta(seconds=5)
+    assert scene.told[-1].startswith("once in a row an instance never registered (no room in this zone)")
+    assert len([line for line in scene.told if line.startswith("could not launch")]) == 1
+    scene.clock.advance(5)
+    scene.cloud.launch_failure = None
+    await scene.loop.turn()
+    assert len(scene.cloud.instances) == 2
+
+
+async def test_a_reason_that_stays_is_told_once(scene: Scene) -> None:
+    await scene.other.jobs.publish("q", "train", b'{"image": "x", "resources": {"gpu": 1}}')
+    await scene.loop.turn()
+    await scene.other.jobs.publish("q", "train", b'{"image": "x", "resources": {"gpu": 2}}')
+    await scene.loop.turn()
+    assert [line.partition(" ")[0] for line in scene.told] == ["agent-i-0001", "q/1", "q/2"]
+
+
 async def test_an_instance_that_never_registers_is_killed_and_told(scene: Scene) -> None:
     assert scene.instance is not None
     await scene.loop.turn()

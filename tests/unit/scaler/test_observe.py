@@ -200,6 +200,21 @@ async def test_an_agent_that_is_gone_without_a_break_is_gone(scene: Scene) -> No
     assert workers[0].history is History.REGISTERED
 
 
+async def test_an_agent_that_came_back_after_a_break_and_left_later_is_gone(scene: Scene) -> None:
+    (instance,) = scene.cloud.launch("q", 1, "t")
+    await scene.put(instance.agent_id)
+    await scene.heard()
+    scene.clock.advance(100)
+    scene.broker.disconnect()
+    scene.broker.reconnect()
+    scene.clock.advance(100)
+    await scene.other.agents.remove(instance.agent_id)
+    await scene.heard()
+    workers = (await scene.look()).workers
+    assert not isinstance(workers, Unknown)
+    assert (workers[0].presence, workers[0].stale) == (None, False)
+
+
 async def test_a_watch_that_begins_anew_forgets_who_left_meanwhile(scene: Scene) -> None:
     await scene.put("a")
     await scene.heard()

@@ -221,6 +221,7 @@ def lost(name: str, silent_s: float, history: History = History.REGISTERED) -> W
 
 
 def test_a_lost_instance_is_no_room_and_is_asked_to_leave_late() -> None:
+    assert decide(snapshot([lost("a", 5)], jobs(1))).actions == (Launch(1),)
     decided = decide(snapshot([lost("a", 299)], jobs(1)))
     assert decided.actions == (Launch(1),)
     assert decide(snapshot([lost("a", 300)])).actions == (

@@ -66,7 +66,7 @@ def presence(
         version="1",
         host="h",
         started_at=ago(age_s),
-        idle_since=None if holds else ago(idle_s if idle_s is not None else age_s),
+        idle_since=None if holds and idle_s is None else ago(age_s if idle_s is None else idle_s),
     )
 
 
