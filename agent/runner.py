@@ -174,7 +174,8 @@ class Runner:
             hold.spec, hold.job, hold.record.attempt, self._agent_id, hold.reply, self._policy, hold.holding.gpus
         )
         config["Labels"][LABEL_SUBMITTED] = hold.record.submitted_at.isoformat()
-        container = await self._create(name, config)
+        # Cancelled half-way, the engine would still make the container, after it was looked for to be removed.
+        container = await seen_through(self._create(name, config))
         await self._engine.start(container)
         return _Started(container, self._clock.now())
 
@@ -283,3 +284,13 @@ async def _follow(hold: Hold, pump: LogPump, resumed: asyncio.Event) -> None:
 async def first_done(*futures: asyncio.Future[Any]) -> None:
     """Return once any of them is done; none is cancelled."""
     await asyncio.wait(set(futures), return_when=asyncio.FIRST_COMPLETED)
+
+
+async def seen_through(work: Coroutine[None, None, T]) -> T:
+    """The result of `work`, which comes to its end even if this is cancelled meanwhile."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    finally:
+        if not task.done():
+            await asyncio.wait({task})
