@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -155,7 +156,7 @@ async def test_the_most_urgent_is_taken_first_and_equals_in_order() -> None:
 )
 @simulated
 async def test_as_many_jobs_run_at_a_time_as_fit(
-    offer: dict[str, object], resources: dict[str, object], at_once: int
+    offer: dict[str, Any], resources: dict[str, Any], at_once: int
 ) -> None:
     world = make_world(LOCAL)
     async with world.agent(**offer):

@@ -207,6 +207,23 @@ async def test_a_job_that_waits_for_its_image_is_cancelled() -> None:
 
 
 @simulated
+async def test_a_cancel_while_the_engine_creates_waits_for_what_is_to_be_removed() -> None:
+    world = make_world()
+    world.engine.gates["create"] = asyncio.Event()
+    async with world.agent():
+        job = world.submit()
+        await world.journal.until("create")
+        await world.cancel(job)
+        await asyncio.sleep(10)
+        assert (await world.record(job)).state is State.PREPARING
+        world.engine.gates["create"].set()
+        assert (await world.ended(job)).state is CANCELLED
+        await world.journal.until("remove")
+    assert world.engine.containers == {}
+    assert world.journal.count_of("start") == 0
+
+
+@simulated
 async def test_a_job_that_fails_while_it_is_being_cancelled_is_not_tried_again() -> None:
     world = make_world()
     async with world.agent():

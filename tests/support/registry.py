@@ -1,0 +1,139 @@
+"""A real image registry on loopback, as a child process, and images pushed to it.
+
+Debian's docker-registry, unpacked under `build/` if this machine does not have it. Engines take a registry on
+127.0.0.0/8 without TLS. The invariant is that of the other servers: `start` returns once it listens, `stop` once it
+has ended.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import threading
+from pathlib import Path
+from typing import IO, Self
+from urllib.parse import quote
+
+from tests.support import engine
+
+ROOT = Path(__file__).resolve().parents[2]
+START_LIMIT_S = 20.0
+STOP_LIMIT_S = 10.0
+DOWNLOAD_LIMIT_S = 120.0
+
+_LISTENING = re.compile(r'msg="listening on (127\.0\.0\.1:\d+)')
+
+
+class RegistryError(RuntimeError):
+    """The registry could not be found, started, or pushed to; one line, or its last ones."""
+
+
+def registry_binary() -> str:
+    """The path of a docker-registry, downloaded from the system's packages if there is none; never installed."""
+    found = shutil.which("docker-registry")
+    if found is not None:
+        return found
+    unpacked = ROOT / "build" / "registry"
+    binary = unpacked / "usr" / "bin" / "docker-registry"
+    if not binary.is_file():
+        if shutil.which("apt-get") is None:
+            raise RegistryError("no docker-registry, and no apt-get to download it: install it")
+        unpacked.mkdir(parents=True, exist_ok=True)
+        _run(["apt-get", "-qq", "download", "docker-registry"], cwd=unpacked)
+        package = next(unpacked.glob("docker-registry_*.deb"))
+        _run(["dpkg-deb", "-x", str(package), str(unpacked)], cwd=unpacked)
+    return str(binary)
+
+
+class Registry:
+    """One registry with its images in `store`."""
+
+    def __init__(self, store: Path) -> None:
+        self.address = ""
+        """`127.0.0.1:PORT`, what an image's name begins with."""
+        self.log: list[str] = []
+        self._store = store
+        self._process: subprocess.Popen[str] | None = None
+        self._reader: threading.Thread | None = None
+        self._ready = threading.Event()
+
+    def start(self) -> Self:
+        """Start it and return once it listens."""
+        self._store.mkdir(parents=True, exist_ok=True)
+        config = self._store / "config.yml"
+        config.write_text(
+            "version: 0.1\n"
+            f'storage: {{filesystem: {{rootdirectory: "{self._store / "data"}"}}}}\n'
+            'http: {addr: "127.0.0.1:0"}\n'
+        )
+        self._process = subprocess.Popen(
+            [registry_binary(), "serve", str(config)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self._process.stderr is not None
+        self._reader = threading.Thread(target=self._read_log, args=(self._process.stderr,), daemon=True)
+        self._reader.start()
+        if not self._ready.wait(START_LIMIT_S) or not self.address:
+            self.stop()
+            raise RegistryError("docker-registry did not start:\n" + "\n".join(self.log[-10:]))
+        return self
+
+    def stop(self) -> None:
+        """End it."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.terminate()
+        try:
+            process.wait(STOP_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(STOP_LIMIT_S)
+        if self._reader is not None:
+            self._reader.join(STOP_LIMIT_S)
+
+    def push(self, image: str, name: str) -> str:
+        """Put a local image into the registry under a name; returns its reference. It is not here under that name."""
+        reference = f"{self.address}/{name}"
+        _docker("tag", image, reference)
+        try:
+            _docker("push", "--quiet", reference)
+        finally:
+            forget(reference)
+        return reference
+
+    def _read_log(self, stream: IO[str]) -> None:
+        with stream:
+            for line in stream:
+                self.log.append(line.rstrip("\n"))
+                if match := _LISTENING.search(line):
+                    self.address = match[1]
+                    self._ready.set()
+        self._ready.set()
+
+
+def forget(reference: str) -> None:
+    """Take a name from the engine's images; no error if it does not have it."""
+    engine.call("DELETE", f"/images/{quote(reference, safe='')}")
+
+
+def _run(command: list[str], cwd: Path | None = None) -> None:
+    done = subprocess.run(
+        command,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=DOWNLOAD_LIMIT_S,
+        stdin=subprocess.DEVNULL,
+        cwd=cwd,
+    )
+    if done.returncode != 0:
+        raise RegistryError(f"{' '.join(command)}: {done.stderr.strip()[-500:]}")
+
+
+def _docker(*arguments: str) -> None:
+    _run([shutil.which("docker") or "docker", *arguments])
