@@ -57,6 +57,18 @@ class Holds:
         """Every claimed job."""
         return tuple(self._claimed.values())
 
+    def free(self) -> Amount:
+        """What the claimed jobs leave free, in step with `all`.
+
+        A job that is being claimed is in neither: whoever reads both never sees room gone without the job that has it.
+        """
+        free = self.ledger.capacity
+        for job in self._claimed:
+            holding = self.ledger.find(job)
+            if holding is not None:
+                free -= holding.amount
+        return free
+
     def reserve(self, job: JobId, amount: Amount) -> Holding:
         """Set resources aside for a job that is about to be claimed."""
         holding = self.ledger.hold(job, amount)

@@ -92,7 +92,7 @@ class Presence:
             job_types=identity.job_types,
             state=state,
             capacity=self._holds.ledger.capacity,
-            free=self._holds.ledger.free,
+            free=self._holds.free(),
             holds=tuple(str(hold.job) for hold in held),
             version=identity.version,
             host=identity.host,

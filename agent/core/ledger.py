@@ -72,6 +72,10 @@ class Ledger:
         """What a job holds. Raises `KeyError` if it holds nothing."""
         return self._held[job]
 
+    def find(self, job: JobId) -> Holding | None:
+        """What a job holds, or None."""
+        return self._held.get(job)
+
     def release(self, job: JobId) -> None:
         """Take back what a job holds; nothing happens if it holds nothing."""
         holding = self._held.pop(job, None)
