@@ -6,6 +6,7 @@ Invariant: none outlives its `StubAgents`: each ends when its connection does.
 from __future__ import annotations
 
 import asyncio
+import socket
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -30,23 +31,28 @@ sys.exit(code[0] if code else 0)
 
 
 class StubAgents:
-    """The other end of every stub's connection. `socket` must be a short path."""
+    """The other end of every stub's connection. The path must be a short one."""
 
-    def __init__(self, socket: Path) -> None:
+    def __init__(self, path: Path) -> None:
         self.arguments: dict[str, list[str]] = {}
         """What each was started with, by agent id."""
-        self._socket = socket
-        self._server: asyncio.Server | None = None
-        self._links: dict[str, asyncio.StreamWriter] = {}
+        self._path = path
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._links: dict[str, socket.socket] = {}
+        self._all: list[socket.socket] = [self._listener]
         self._up: dict[str, asyncio.Event] = {}
+        self._meeting: asyncio.Task[None] | None = None
 
     def command(self, *, patience: int = 0) -> list[str]:
         """What starts a stub that ignores `patience` SIGTERMs before it ends on the next one."""
-        return [sys.executable, "-I", "-S", "-c", STUB, str(self._socket), str(patience)]
+        return [sys.executable, "-I", "-S", "-c", STUB, str(self._path), str(patience)]
 
     async def start(self) -> None:
         """Listen."""
-        self._server = await asyncio.start_unix_server(self._meet, str(self._socket))
+        self._listener.bind(str(self._path))
+        self._listener.listen()
+        self._listener.setblocking(False)
+        self._meeting = asyncio.create_task(self._meet(), name="stub-agents")
 
     async def until_up(self, agent_id: str) -> None:
         """Wait until this one runs and handles signals."""
@@ -55,24 +61,28 @@ class StubAgents:
 
     async def end(self, agent_id: str, code: int) -> None:
         """Have it exit by itself with this code."""
-        self._links[agent_id].write(bytes([code]))
-        await self._links[agent_id].drain()
+        await asyncio.get_running_loop().sock_sendall(self._links[agent_id], bytes([code]))
 
     async def close(self) -> None:
-        """End all."""
-        if self._server is not None:
-            self._server.close()
-        for link in self._links.values():
+        """End all, those that have not connected yet included."""
+        if self._meeting is not None:
+            self._meeting.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._meeting
+        for link in self._all:
             link.close()
-            with suppress(ConnectionError):
-                await link.wait_closed()
 
-    async def _meet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        arguments = (await reader.readline()).decode().split()
-        agent_id = arguments[arguments.index("--agent-id") + 1]
-        self.arguments[agent_id] = arguments
-        if agent_id in self._links:
-            self._links[agent_id].close()  # That of a predecessor of the same name.
-            await self._links[agent_id].wait_closed()
-        self._links[agent_id] = writer
-        self._up.setdefault(agent_id, asyncio.Event()).set()
+    async def _meet(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            link, _ = await loop.sock_accept(self._listener)
+            self._all.append(link)
+            line = b""
+            while not line.endswith(b"\n"):
+                line += await loop.sock_recv(link, 65536) or b"\n"
+            arguments = line.decode().split()
+            if arguments:  # Else it was killed before it could speak.
+                agent_id = arguments[arguments.index("--agent-id") + 1]
+                self.arguments[agent_id] = arguments
+                self._links[agent_id] = link
+                self._up.setdefault(agent_id, asyncio.Event()).set()
