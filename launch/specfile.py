@@ -190,8 +190,10 @@ def _problems(model: type[BaseModel], error: ValidationError) -> list[Problem]:
 
 
 def _problem(model: type[BaseModel], detail: Any) -> Problem:
-    loc = tuple(part for part in detail["loc"] if part != "[key]")
+    loc: tuple[Any, ...] = detail["loc"]
     kind: str = detail["type"]
+    if kind != "extra_forbidden" and len(loc) > 1 and loc[-1] == "[key]":
+        loc = loc[:-1]  # pydantic's mark that the name of a key is meant, not its value
     found = _found(detail["input"])
     owner = _owner(model, loc)
     where = ".".join(str(part) for part in loc if part not in ("aws", "local", "static") or loc[0] != "provider")

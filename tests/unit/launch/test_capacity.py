@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -47,6 +48,16 @@ def test_the_load_is_a_share_of_what_fits(used: Amount, total: Amount) -> None:
     assert load >= 0
     if used.fits_in(total):
         assert load <= 1
+
+
+@pytest.mark.parametrize("dimension", Amount.model_fields)
+def test_each_dimension_counts_to_the_last_unit(dimension: str) -> None:
+    room = Amount(cpu_milli=5, memory_bytes=5, gpus=5, slots=5)
+    assert room.fits_in(room)
+    more = room.model_copy(update={dimension: 6})
+    assert not more.fits_in(room)
+    assert " of " in more.shortfall(room)
+    assert room.fits_in(more)
 
 
 def test_a_shortfall_has_the_numbers() -> None:

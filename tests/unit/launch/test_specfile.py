@@ -284,6 +284,8 @@ def test_an_alias_is_fine() -> None:
         (b'{"image": "x", "\\ud800": 1}', "half of a surrogate pair"),
         (b'{"image": "x", "a": ' + b"[" * 900 + b"]" * 900 + b"}", "allowed: "),
         (b'{"image": "x", "retries": 1e999}', "retries"),
+        (b'{"image": "x", "[key]": 1}', "[key]: found an unknown key"),
+        (b'{"image": "x", "": 1}', "found an unknown key"),
     ],
 )
 def test_a_body_that_is_no_spec_is_explained(body: bytes, message: str) -> None:

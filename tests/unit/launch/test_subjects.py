@@ -102,6 +102,12 @@ def test_a_name_that_looks_like_another_with_a_priority_is_not(base: str, tail: 
     assert len({consumer.name for consumer in consumers}) == len(consumers)
 
 
+@given(tokens)
+def test_a_type_that_is_no_legal_name_takes_no_legal_types_name(job_type: str) -> None:
+    consumer = WorkConsumer(job_type, Priority.MEDIUM)
+    assert subjects.is_name(consumer.name) == subjects.is_name(job_type)
+
+
 @given(st.one_of(names, tokens), priorities)
 def test_a_consumers_name_is_one_that_the_server_takes(job_type: str, priority: Priority) -> None:
     assert re.fullmatch(r"[A-Za-z0-9_@-]{1,128}", WorkConsumer(job_type, priority).name)
