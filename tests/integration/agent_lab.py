@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,7 @@ from launch.ports import Synced
 from launch.presence import AgentPresence
 from launch.queue import QueueSpec
 from launch.record import JobRecord
-from launch.subjects import JobId, container_name, log_subject, work_stream
+from launch.subjects import JobId, container_name, work_stream
 from tests.support import engine
 
 ACK_WAIT_S = 1.0
@@ -69,8 +69,10 @@ class Lab:
             await asyncio.wait_for(task, LIMIT_S)
         finally:
             abort.set()
-            await asyncio.wait_for(task, LIMIT_S)
-            await broker.close()
+            try:
+                await asyncio.wait_for(task, LIMIT_S)
+            finally:
+                await broker.close()
 
     def agent_id(self, name: str = "a") -> str:
         """The id of an agent of this lab."""
@@ -135,12 +137,12 @@ class Lab:
 
     async def said(self, job: JobId, words: bytes) -> None:
         """Wait until the job has written these words."""
-        found = asyncio.Event()
-        subscription = await self.raw.subscribe(log_subject(job), cb=_when(lambda msg: words in msg.data, found.set))
-        await self.raw.flush()
-        if words not in await self.output(job):
-            await asyncio.wait_for(found.wait(), LIMIT_S)
-        await subscription.unsubscribe()
+        output = b""
+        async with asyncio.timeout(LIMIT_S), aclosing(self.client.logs.read(job, follow=True)) as chunks:
+            async for chunk in chunks:
+                output += chunk.data
+                if words in output:
+                    return
 
     async def release(self, job: JobId, attempt: int = 1) -> None:
         """Let a job of `HOLD` end with code 0; it must have begun."""
@@ -154,13 +156,12 @@ class Lab:
         """What agents answer to deliveries: sequence, count of deliveries, and the word (`+WPI`, `+ACK`, `-NAK`)."""
         heard: asyncio.Queue[tuple[int, int, bytes]] = asyncio.Queue()
 
-        def note(msg: Msg) -> bool:
+        async def note(msg: Msg) -> None:
             # $JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>
             parts = msg.subject.split(".")
             heard.put_nowait((int(parts[5]), int(parts[4]), msg.data))
-            return False
 
-        subscription = await self.raw.subscribe(f"$JS.ACK.{work_stream(self.queue)}.>", cb=_when(note, lambda: None))
+        subscription = await self.raw.subscribe(f"$JS.ACK.{work_stream(self.queue)}.>", cb=note)
         await self.raw.flush()
         yield heard
         await subscription.unsubscribe()
@@ -172,14 +173,6 @@ class Lab:
     def containers(self) -> list[dict[str, Any]]:
         """The containers of this queue's jobs, running or not."""
         return engine.containers(f"launch.queue={self.queue}")
-
-
-def _when(wanted: Callable[[Msg], bool], act: Callable[[], None]) -> Callable[[Msg], Awaitable[None]]:
-    async def hear(msg: Msg) -> None:
-        if wanted(msg):
-            act()
-
-    return hear
 
 
 @asynccontextmanager
