@@ -6,6 +6,7 @@ An engine started here lives in a network namespace of its own: two in one would
 import os
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / ".ci" / "engine"
 LIMIT_S = 50
-APART = (*(() if os.geteuid() == 0 else ("sudo", "--preserve-env")), "unshare", "--net")
+AS_ROOT = () if os.geteuid() == 0 else ("sudo", "--preserve-env")
+APART = (*AS_ROOT, "unshare", "--net")
 STOPS_WITH_9 = """
 import signal, sys
 def stop(*_):
@@ -41,16 +43,19 @@ def run_engine(
 
 
 @pytest.fixture
-def second_engine(tmp_path: Path) -> dict[str, str]:
+def second_engine(tmp_path: Path) -> Iterator[dict[str, str]]:
     """The environment in which no engine answers and one can be started beside this machine's own."""
     # A socket's path may have 107 characters, which a test's own directory can exceed.
     socket = tmp_path / "docker.sock"
     if len(str(socket)) > 100:
         pytest.fail(f"the temporary directory's name is too long for a socket: {socket}", pytrace=False)
-    return {
+    data, state = tmp_path / "data", tmp_path / "exec"
+    yield {
         "DOCKER_HOST": f"unix://{socket}",
-        "DOCKERD_ARGS": f"--data-root {tmp_path}/data --exec-root {tmp_path}/exec",
+        "DOCKERD_ARGS": f"--data-root {data} --exec-root {state}",
     }
+    # They are root's, and would stay where pytest is not.
+    subprocess.run([*AS_ROOT, "rm", "-rf", str(data), str(state)], check=True, timeout=LIMIT_S)
 
 
 def test_an_engine_that_answers_is_used_and_left(engine_url: str) -> None:
