@@ -15,6 +15,7 @@ class TcpProxy:
         self._target = port
         self._listener: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
+        self._accepted: set[asyncio.Task[None]] = set()
 
     async def start(self) -> Self:
         """Accept connections; the first start takes a port, later ones the same."""
@@ -23,14 +24,19 @@ class TcpProxy:
         return self
 
     async def cut(self) -> None:
-        """Drop every connection and refuse new ones until the next start."""
+        """Drop every connection and refuse new ones until the next start; returns once they have ended."""
         if self._listener is not None:
             self._listener.close()
             self._listener = None
         for writer in list(self._writers):
             writer.transport.abort()
+        await asyncio.gather(*self._accepted)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._accepted.add(task)
+        task.add_done_callback(self._accepted.discard)
         self._writers.add(writer)
         with contextlib.suppress(OSError):
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
