@@ -42,6 +42,11 @@ class Offer:
     known: Versioned[JobRecord] | None
     decision: ClaimDecision
 
+    @property
+    def started_before(self) -> bool:
+        """Whether the job has had an attempt."""
+        return self.known is not None and self.known.value.attempt > 0
+
 
 class Claims:
     """Reads and writes records for one agent."""

@@ -19,10 +19,11 @@ from agent.core.claim import Verdict
 from agent.core.fitting import Fit, FitDecision, decide_fit
 from agent.holds import Hold, Holds
 from launch.core.capacity import Amount
+from launch.core.quantity import show_duration
 from launch.core.states import Reason
 from launch.errors import BrokerError, Conflict, LaunchError, Problem, SpecError
 from launch.job import JobSpec
-from launch.ports import Broker, Delivery
+from launch.ports import Broker, Clock, Delivery
 from launch.presence import AgentPresence
 from launch.queue import QueueSpec
 from launch.specfile import parse_job_json
@@ -51,6 +52,7 @@ class Intake:
         broker: Broker,
         claims: Claims,
         holds: Holds,
+        clock: Clock,
         start: Callable[[Hold], object],
         *,
         agent_id: str,
@@ -62,6 +64,7 @@ class Intake:
         self._broker = broker
         self._claims = claims
         self._holds = holds
+        self._clock = clock
         self._start = start
         self._agent_id = agent_id
         self._queue = queue
@@ -193,6 +196,11 @@ class Intake:
             spec = self._spec(offer.delivery)
         except SpecError as error:
             await self._claims.refuse(offer, Reason.INVALID_SPEC, error.message)
+            return
+        waited_s = (self._clock.now() - offer.delivery.message.published_at).total_seconds()
+        if spec.expire_after is not None and waited_s > spec.expire_after and not offer.started_before:
+            message = f"waited {show_duration(waited_s)}, expire_after is {show_duration(spec.expire_after)}"
+            await self._claims.refuse(offer, Reason.EXPIRED, message, spec)
             return
         amount = spec.resources.amount()
         decision = await self._fit(offer, amount)

@@ -17,6 +17,7 @@ import structlog
 from agent.adapters.docker import DockerEngine
 from agent.adapters.gpu import gpu_uuids
 from agent.adapters.host import host_name, take_agent_id
+from agent.adapters.imds import Imds
 from agent.cancels import heed_cancels
 from agent.claims import Claims
 from agent.core.container import ContainerPolicy
@@ -29,7 +30,8 @@ from agent.ports import Engine, EngineInfo
 from agent.presence import Identity, Presence
 from agent.recovery import recover
 from agent.runner import Runner
-from agent.settings import AgentSettings
+from agent.settings import AgentSettings, OnLostContact
+from agent.stops import guard_contact, heed_drains, heed_spot_notices
 from launch.adapters.clock import SystemClock
 from launch.core.capacity import Amount
 from launch.core.quantity import show_cpu, show_memory
@@ -86,6 +88,7 @@ class Agent:
         gpus: tuple[str, ...],
     ) -> None:
         self._broker = broker
+        self._clock = clock
         self._engine = engine
         self._settings = settings
         self._queue = spec
@@ -139,7 +142,14 @@ class Agent:
                     name="cancels",
                 ),
                 tasks.create_task(self._follow_queue(stop), name="queue spec"),
+                tasks.create_task(heed_drains(self._broker.agents, self._agent_id, stop), name="drain requests"),
             ]
+            if self._settings.on_lost_contact is OnLostContact.STOP:
+                guard = guard_contact(self._presence, self._holds, lease_s=self._settings.presence_ttl_s)
+                loops.append(tasks.create_task(guard, name="contact"))
+            if self._settings.spot_notices is not None:
+                heed = heed_spot_notices(Imds(self._settings.spot_notices), self._clock, self._holds, stop)
+                loops.append(tasks.create_task(heed, name="spot notices"))
             working = tasks.create_task(self._work(recovered, stop), name="work")
             leaving = tasks.create_task(abort.wait(), name="abort")
             await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
@@ -163,6 +173,7 @@ class Agent:
                 self._broker,
                 self._claims,
                 self._holds,
+                self._clock,
                 start,
                 agent_id=self._agent_id,
                 queue=lambda: self._queue,

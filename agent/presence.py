@@ -46,6 +46,12 @@ class Presence:
         self._draining = False
         self._idle_since: datetime | None = clock.now()
         self._changed = holds.watch()
+        self._heard_at = 0.0
+
+    @property
+    def heard_at(self) -> float:
+        """When the broker last confirmed the entry, on the event loop's clock."""
+        return self._heard_at
 
     def drain(self) -> None:
         """From now on this agent takes no new work."""
@@ -55,7 +61,9 @@ class Presence:
     async def announce(self) -> None:
         """Write the entry now."""
         self._changed.clear()
+        asked_at = asyncio.get_running_loop().time()
         await self._agents.put(self._now(), ttl_s=self._ttl_s)
+        self._heard_at = asked_at
 
     async def run(self) -> None:
         """Keep the entry true until cancelled."""

@@ -215,7 +215,7 @@ class Runner:
                     return _Ended(None, None)
                 sent_at = self._clock.now()
                 await self._signal(container, "SIGTERM")
-                await asyncio.wait({exit_}, timeout=hold.spec.stop_grace)
+                await asyncio.wait({exit_}, timeout=hold.grace_s)
                 while not exit_.done():
                     await self._signal(container, "SIGKILL")
                     await asyncio.wait({exit_}, timeout=ENGINE_RETRY_S)

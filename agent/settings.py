@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
+
+
+class OnLostContact(StrEnum):
+    """What becomes of running jobs when the broker can't be reached for as long as the lease."""
+
+    CONTINUE = "continue"
+    """They go on. If another agent takes one over meanwhile, both may run until contact is back."""
+    STOP = "stop"
+    """They are stopped before another agent may take them over, and tried again."""
+
 
 DEFAULT_MAX_LOG_BYTES = 1024**3
 
@@ -35,6 +46,9 @@ class AgentSettings:
     """How long a drain waits for running jobs before their containers are told to stop."""
     presence_ttl_s: float = 15.0
     """How long this agent counts as present after its last word: the lease."""
+    on_lost_contact: OnLostContact = OnLostContact.CONTINUE
+    spot_notices: str | None = None
+    """Address of the EC2 metadata service to ask for spot interruptions; unset: this is no spot instance."""
     hold_s: float = 60.0
     """How long a job that does not fit now is kept back before it is passed on."""
     max_log_bytes: int = DEFAULT_MAX_LOG_BYTES

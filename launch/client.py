@@ -5,24 +5,28 @@ A `Client` is one connection; what concerns one job is in its handle, `launch.ha
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from datetime import datetime
 from pathlib import Path
 
 from launch.core.states import State
-from launch.errors import NotFound, Problem, SpecError
+from launch.errors import LaunchError, NotFound, Problem, SpecError
 from launch.handle import Job, unclaimed_record
 from launch.job import JobSpec
-from launch.ports import Broker, Clock, QueueStatus
-from launch.presence import AgentPresence
+from launch.ports import Broker, Changed, Clock, QueueStatus
+from launch.presence import AgentPresence, AgentState
 from launch.queue import QueueSpec
 from launch.record import JobRecord
 from launch.subjects import MAX_SPEC_BYTES, JobId, Priority
 
 DEFAULT_JOB_TYPE = "default"
 """The type of a job that names none, in a queue that takes any."""
+
+DRAIN_HEARD_S = 10.0
+"""An agent that is there hears of a drain at once; one that does not within this long has trouble."""
 
 MAX_LISTED = 1_000_000
 """As many jobs of one queue are listed when no limit is given."""
@@ -126,6 +130,19 @@ class Client:
         """`Job.cancel` of the job with this id."""
         return await self.job(job).cancel()
 
+    async def retry(self, job: str | JobId) -> Job:
+        """Submit a job that is over once more, as a new job; the old one's record stays.
+
+        It gets the spec that the old one ran with, its queue's defaults of that time included. Raises `NotFound`, and
+        `LaunchError` if the job is not over, or never was a valid spec.
+        """
+        old = await self.job(job).record()
+        if not old.state.terminal:
+            raise LaunchError(f"{old.id} is {old.state}, not over", hint=f"stop it first with: launch cancel {old.id}")
+        if old.spec is None:
+            raise LaunchError(f"{old.id} was no valid job: {old.message}", hint="submit a corrected one")
+        return await self.submit(old.queue, old.spec, job_type=old.job_type, priority=old.priority)
+
     # -- queues and agents ----------------------------------------------------------------------------------------
 
     async def apply_queue(self, spec: QueueSpec) -> list[str]:
@@ -155,6 +172,24 @@ class Client:
     async def agents(self, queue: str | None = None) -> list[AgentPresence]:
         """The agents that are present, by id."""
         return await self.broker.agents.list(queue)
+
+    async def drain_agent(self, agent_id: str, *, timeout: float = DRAIN_HEARD_S) -> AgentPresence | None:
+        """Tell an agent to take no more work and to leave once it holds nothing.
+
+        Returns its presence as soon as it says that it drains, None if it has left already. Raises `NotFound` if there
+        is no such agent, `TimeoutError` if it does not react.
+        """
+        if await self.broker.agents.get(agent_id) is None:
+            present = [agent.agent_id for agent in await self.broker.agents.list()]
+            raise NotFound(f"there is no agent '{agent_id}'", hint=f"present: {', '.join(present) or 'none'}")
+        async with asyncio.timeout(timeout), aclosing(self.broker.agents.watch()) as changes:
+            await self.broker.agents.ask_to_drain(agent_id)
+            async for change in changes:
+                if not isinstance(change, Changed) or change.key != agent_id:
+                    continue
+                if change.value is None or change.value.state is not AgentState.READY:
+                    return change.value
+        raise LaunchError("the watch of agents ended early")  # a broker that breaks its contract
 
 
 def _age(record: JobRecord) -> tuple[datetime, JobId]:

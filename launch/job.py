@@ -51,6 +51,8 @@ class JobSpec(Spec):
     """What the job needs."""
     timeout: Duration | None = None
     """How long one attempt may run before it is stopped as `timed_out`. Unset: as long as it wants."""
+    expire_after: Duration | None = None
+    """How long the job may wait before it is started for the first time; then it ends as `expired`. Unset: for ever."""
     retries: Annotated[int, Field(ge=0, le=1000)] = 0
     """How many more times to try when the job itself fails. Infrastructure faults never spend these."""
     stop_grace: Duration = 10.0

@@ -269,6 +269,17 @@ class Agents(Protocol):
         """The present agents (of one queue), by id."""
         ...
 
+    async def ask_to_drain(self, agent_id: str) -> None:
+        """Tell an agent to take no more work and to leave when it holds nothing.
+
+        Lossy like any hint: its presence says when it has heard.
+        """
+        ...
+
+    def drain_asked(self, agent_id: str) -> AsyncGenerator[str | None]:
+        """The agent's id each time it is asked to drain; None first and after every reconnect."""
+        ...
+
     def watch(self) -> AsyncGenerator[Changed[AgentPresence] | Synced]:
         """All agents, by id; an expiry comes as a change to None at once."""
         ...

@@ -143,6 +143,11 @@ def cancel_subject(queue: str, seq: int | str = "*") -> str:
     return f"cancel.{queue}.{seq}"
 
 
+def drain_subject(agent_id: str) -> str:
+    """Where an agent hears that it is to take no more work."""
+    return f"agent.{agent_id}.drain"
+
+
 # -- logs -----------------------------------------------------------------------------------------------------------
 
 LOG_STREAM = "logs"

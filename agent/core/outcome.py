@@ -41,6 +41,8 @@ class StopCause(StrEnum):
     """The machine is being taken away."""
     DRAINED = "drained"
     """The agent is stopping, and the time it grants running jobs is over."""
+    OUT_OF_CONTACT = "out_of_contact"
+    """The broker has been out of reach for so long that another agent may take the job over."""
     FENCED = "fenced"
     """A later attempt owns the job; what this one came to is discarded."""
 
@@ -145,6 +147,9 @@ def outcome_of_stop(stop: StopCause, code: int | None, spec: JobSpec) -> Outcome
             return Outcome(Event.FAIL, Reason.PREEMPTED, "its machine was taken away", code)
         case StopCause.DRAINED:
             return Outcome(Event.FAIL, Reason.PREEMPTED, "its agent stopped before the job had ended", code)
+        case StopCause.OUT_OF_CONTACT:
+            message = "stopped because its agent was out of contact with the broker (on_lost_contact: stop)"
+            return Outcome(Event.FAIL, Reason.AGENT_LOST, message, code)
         case StopCause.FENCED:
             return Outcome(Event.FAIL, Reason.AGENT_LOST, "a later attempt had taken over", code)
 

@@ -33,13 +33,24 @@ def agent(
     ] = None,
     label: Annotated[list[str] | None, typer.Option("--label", metavar="K=V", help="A mark to be seen by.")] = None,
     drain_timeout: DrainOption = "1h",
+    on_lost_contact: Annotated[
+        str,
+        typer.Option(
+            "--on-lost-contact",
+            metavar="<continue|stop>",
+            help="What running jobs do when the broker can't be reached for as long as the lease.",
+        ),
+    ] = "continue",
     server: ServerOption = None,
 ) -> None:
     """Run a queue's jobs on this machine until told to stop."""
-    from agent.settings import AgentSettings
+    from agent.adapters.imds import metadata_address
+    from agent.settings import AgentSettings, OnLostContact
     from launch.logging import set_up_logging
     from launch.service import run_service
 
+    if on_lost_contact not in tuple(OnLostContact):
+        raise typer.BadParameter(f"found '{on_lost_contact}'; allowed: continue, stop", param_hint="--on-lost-contact")
     settings = AgentSettings(
         queue=queue,
         job_types=tuple(job_type) if job_type else None,
@@ -50,6 +61,8 @@ def agent(
         max_jobs=max_jobs,
         labels=_labels(label or []),
         docker_host=os.environ.get("DOCKER_HOST") or None,
+        on_lost_contact=OnLostContact(on_lost_contact),
+        spot_notices=metadata_address(),
         drain_timeout_s=seconds(drain_timeout, "--drain-timeout"),
     )
     set_up_logging()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from launch.cli.options import JsonOption, QueueFilter, ServerOption
-from launch.cli.output import age, write_json, write_table
+from launch.cli.output import age, write, write_json, write_table
 from launch.cli.session import with_client
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from launch.core.capacity import Amount
     from launch.presence import AgentPresence
 
-app = typer.Typer(rich_markup_mode=None, help="List the agents that are present.")
+app = typer.Typer(rich_markup_mode=None, help="List agents, and drain them.")
 
 
 @app.callback(invoke_without_command=True)
@@ -33,6 +33,32 @@ def agents(
             return
         columns = ("agent", "queue", "state", "holds", "cpu", "memory", "gpu", "jobs", "up", "idle")
         write_table(columns, [_row(agent) for agent in found], empty="no agents are present")
+
+    with_client(ctx, server, main)
+
+
+@app.command("drain")
+def drain(
+    ctx: typer.Context,
+    agent_id: Annotated[list[str], typer.Argument(metavar="AGENT...", help="The agents' ids.")],
+    server: ServerOption = None,
+) -> None:
+    """Tell agents to take no more jobs and to leave when what they run is over."""
+
+    async def main(client: Client) -> None:
+        from launch.errors import LaunchError
+
+        for one in agent_id:
+            try:
+                presence = await client.drain_agent(one)
+            except TimeoutError:
+                raise LaunchError(f"{one} did not react", hint="look at its log; SIGTERM drains it, too") from None
+            if presence is None:
+                write(f"{one} has left")
+            elif presence.holds:
+                write(f"{one} is draining: it still holds {', '.join(presence.holds)}")
+            else:
+                write(f"{one} is drained")
 
     with_client(ctx, server, main)
 

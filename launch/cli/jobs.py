@@ -111,6 +111,17 @@ def cancel(ctx: typer.Context, job: JobsArgument, server: ServerOption = None) -
     with_client(ctx, server, main)
 
 
+def retry(ctx: typer.Context, job: JobsArgument, server: ServerOption = None) -> None:
+    """Submit jobs that are over once more, as new jobs; prints their ids."""
+
+    async def main(client: Client) -> None:
+        for text in job:
+            again = await client.retry(text)
+            write(str(again.id))
+
+    with_client(ctx, server, main)
+
+
 def record_json(record: JobRecord) -> dict[str, Any]:
     """The record as it is stored, with its id."""
     return {"id": str(record.id), **record.model_dump(mode="json")}

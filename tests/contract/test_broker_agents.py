@@ -103,6 +103,14 @@ async def test_watch_tells_of_arrivals_changes_and_leaving(broker: Broker, other
     assert [event.revision for event in events] == sorted(event.revision for event in events)
 
 
+async def test_a_drain_request_reaches_the_agent_that_listens(broker: Broker, other: Broker, queue: str) -> None:
+    async with asyncio.timeout(10), aclosing(broker.agents.drain_asked(f"{queue}-a1")) as asked:
+        assert await anext(asked) is None
+        await other.agents.ask_to_drain(f"{queue}-another")
+        await other.agents.ask_to_drain(f"{queue}-a1")
+        assert await anext(asked) == f"{queue}-a1"
+
+
 # -- leases ---------------------------------------------------------------------------------------------------------
 
 

@@ -8,7 +8,8 @@ from launch.errors import NotFound
 from launch.ports import Changed, Depth, Message, Published, QueueStatus, Synced
 from launch.queue import QueueSpec
 from launch.subjects import HEADER_MSG_ID, JobId, Priority, WorkConsumer
-from tests.fakes.broker_link import Link, LossyInbox
+from tests.fakes.broker_hints import hear
+from tests.fakes.broker_link import Link
 from tests.fakes.broker_server import ServerState
 
 
@@ -88,7 +89,7 @@ class FakeJobs:
             return stream.remove(job.seq) if stream else False
 
     def notices(self, queue: str) -> AsyncGenerator[JobId | None]:
-        return _hear(self._server, self._link, f"submitted.{queue}")
+        return hear(self._server, self._link, f"submitted.{queue}")
 
 
 class FakeCancels:
@@ -103,15 +104,7 @@ class FakeCancels:
             self._server.tell(f"cancel.{job.queue}", job)
 
     def heard(self, queue: str) -> AsyncGenerator[JobId | None]:
-        return _hear(self._server, self._link, f"cancel.{queue}")
-
-
-async def _hear(server: ServerState, link: Link, subject: str) -> AsyncGenerator[JobId | None]:
-    await link.until_up()
-    inbox: LossyInbox[JobId] = LossyInbox(link)
-    with server.subscribed(subject, inbox.put), link.listening(inbox.link_moved):
-        while True:
-            yield await inbox.get()
+        return hear(self._server, self._link, f"cancel.{queue}")
 
 
 def urgency(consumer: WorkConsumer) -> tuple[int, str]:

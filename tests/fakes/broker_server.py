@@ -36,7 +36,7 @@ class ServerState:
         self.logs: dict[JobId, list[LogChunk]] = {}
         self._log_seq = 0
         self._last_seqs: dict[str, int] = {}
-        self._subscribers: dict[str, set[Callable[[JobId], None]]] = {}
+        self._subscribers: dict[str, set[Callable[[Any], None]]] = {}
         self._log_readers: dict[JobId, set[Callable[[LogChunk], None]]] = {}
 
     # -- queues and jobs --------------------------------------------------------------------------------------------
@@ -119,13 +119,13 @@ class ServerState:
 
     # -- plain subscriptions ----------------------------------------------------------------------------------------
 
-    def tell(self, subject: str, job: JobId) -> None:
+    def tell(self, subject: str, item: Any) -> None:
         """Send to whoever is subscribed at this moment."""
         for subscriber in list(self._subscribers.get(subject, ())):
-            subscriber(job)
+            subscriber(item)
 
     @contextmanager
-    def subscribed(self, subject: str, subscriber: Callable[[JobId], None]) -> Iterator[None]:
+    def subscribed(self, subject: str, subscriber: Callable[[Any], None]) -> Iterator[None]:
         """Hear what is sent to a subject."""
         self._subscribers.setdefault(subject, set()).add(subscriber)
         try:

@@ -10,6 +10,7 @@ from launch.ports import Changed, LogChunk, Synced, Versioned
 from launch.presence import AgentPresence
 from launch.record import JobRecord
 from launch.subjects import JobId
+from tests.fakes.broker_hints import hear
 from tests.fakes.broker_link import Inbox, Link
 from tests.fakes.broker_server import ServerState
 
@@ -64,6 +65,7 @@ class FakeAgents:
     """`launch.ports.Agents`."""
 
     def __init__(self, server: ServerState, link: Link) -> None:
+        self._server = server
         self._bucket = server.agents
         self._link = link
 
@@ -85,6 +87,13 @@ class FakeAgents:
         async with self._link.request():
             found = [AgentPresence.model_validate_json(entry.value or b"") for entry in self._bucket.current()]
             return sorted((a for a in found if queue in (None, a.queue)), key=lambda a: a.agent_id)
+
+    async def ask_to_drain(self, agent_id: str) -> None:
+        async with self._link.request():
+            self._server.tell(f"drain.{agent_id}", agent_id)
+
+    def drain_asked(self, agent_id: str) -> AsyncGenerator[str | None]:
+        return hear(self._server, self._link, f"drain.{agent_id}")
 
     def watch(self) -> AsyncGenerator[Changed[AgentPresence] | Synced]:
         return self._bucket.watch(self._link, wanted=lambda _: True, name=str, decode=AgentPresence.model_validate_json)

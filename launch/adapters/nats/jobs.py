@@ -6,8 +6,7 @@ import asyncio
 import builtins
 import contextlib
 import json
-from collections.abc import AsyncGenerator, Callable
-from typing import TypeVar
+from collections.abc import AsyncGenerator
 
 from nats.aio.msg import Msg
 
@@ -27,21 +26,18 @@ from launch.adapters.nats.connection import (
     status_of,
     translated,
 )
+from launch.adapters.nats.hints import hints
 from launch.adapters.nats.queues import read_depth, stream_info
-from launch.errors import LaunchError, NotFound, QueueFull
+from launch.errors import NotFound, QueueFull
 from launch.ports import Depth, Message, Published
 from launch.subjects import JobId, Priority
 
-T = TypeVar("T")
 PEEK_PAGE = 500
 _OF_THE_ANSWER = frozenset(
     f"Nats-{name}"
     for name in ("Stream", "Subject", "Sequence", "Time-Stamp", "Num-Pending", "Last-Sequence", "UpTo-Sequence")
 )
 """Headers that a direct get adds to those of the stored message."""
-
-NOTICES_KEPT = 10_000
-"""A reader that falls this far behind is told to look again instead."""
 
 
 class NatsJobs:
@@ -141,26 +137,6 @@ class NatsCancels:
             return JobId.parse(f"{queue}/{msg.subject.rpartition('.')[2]}")
 
         return hints(self._connection, subjects.cancel_subject(queue), job_of)
-
-
-async def hints(connection: Connection, subject: str, read: Callable[[Msg], T]) -> AsyncGenerator[T | None]:
-    """Messages of a plain subject; None first, after every reconnect, and when the reader fell behind."""
-    events: asyncio.Queue[T | None] = asyncio.Queue()
-
-    def put(msg: Msg) -> None:
-        if events.qsize() >= NOTICES_KEPT:
-            while not events.empty():
-                events.get_nowait()
-            events.put_nowait(None)
-            return
-        with contextlib.suppress(ValueError, LaunchError):
-            events.put_nowait(read(msg))
-
-    with connection.on_reconnect(lambda: events.put_nowait(None)):
-        async with connection.subscription(subject, put):
-            yield None
-            while True:
-                yield await events.get()
 
 
 def _stored(queue: str, msg: Msg) -> Message:

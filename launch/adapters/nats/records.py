@@ -10,6 +10,7 @@ from typing import TypeVar
 from launch import subjects
 from launch.adapters.nats.bucket import Bucket, Entry
 from launch.adapters.nats.connection import Connection
+from launch.adapters.nats.hints import hints
 from launch.adapters.nats.streams import MARKER_TTL_S
 from launch.errors import Conflict
 from launch.ports import SYNCED, Changed, Synced, Versioned
@@ -74,6 +75,7 @@ class NatsAgents:
     """`launch.ports.Agents`."""
 
     def __init__(self, connection: Connection) -> None:
+        self._connection = connection
         self._bucket = Bucket(connection, subjects.AGENTS_BUCKET)
 
     async def put(self, presence: AgentPresence, *, ttl_s: float) -> None:
@@ -89,6 +91,12 @@ class NatsAgents:
     async def list(self, queue: str | None = None) -> builtins.list[AgentPresence]:
         present = [_presence(entry) for entry in await self._bucket.all()]
         return sorted((p for p in present if queue in (None, p.queue)), key=lambda p: p.agent_id)
+
+    async def ask_to_drain(self, agent_id: str) -> None:
+        await self._connection.publish(subjects.drain_subject(agent_id))
+
+    def drain_asked(self, agent_id: str) -> AsyncGenerator[str | None]:
+        return hints(self._connection, subjects.drain_subject(agent_id), lambda _: agent_id)
 
     def watch(self) -> AsyncGenerator[Changed[AgentPresence] | Synced]:
         return watch_typed(self._bucket, ">", _presence, str)
