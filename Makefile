@@ -25,8 +25,8 @@ setup: $(STAMP) ## the environment only: .venv with the locked dependencies
 $(STAMP): requirements-dev.lock pyproject.toml
 	@.ci/python-check "$(PYTHON)"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --requirement requirements-dev.lock
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m pip install -qq --requirement requirements-dev.lock
+	$(BIN)/python -m pip install -qq --no-deps --no-build-isolation --editable .
 	@touch $@
 
 lint: setup ## ruff, mypy --strict, import contracts, generated schemas are current
