@@ -167,6 +167,29 @@ async def test_a_late_answer_does_not_undo_what_is_known_since() -> None:
 
 
 @simulated
+async def test_an_answer_from_before_this_attempt_does_not_fence_it() -> None:
+    """As a replica may give it that has not caught up."""
+    world = make_world()
+    world.engine.scripts["x",] = Script(exit_code=1)
+    async with world.agent() as worker:
+        job = world.submit(command=["x"], retries=1)
+        await world.until(job, State.QUEUED)
+        before = await world.client.records.get(job)
+        world.engine.scripts["x",] = Script(hold=True)
+        await world.until(job, lambda record: record.state is State.RUNNING and record.attempt == 2)
+
+        async def answer_old(_: JobId) -> Versioned[JobRecord] | None:
+            return before
+
+        worker.records.instead_of_get = answer_old
+        await world.client.cancels.announce(job)
+        await asyncio.sleep(1)
+        world.engine.exit(world.container(job, 2).id, 0)
+        record = await world.ended(job)
+    assert (record.state, record.attempt) == (State.SUCCEEDED, 2)
+
+
+@simulated
 async def test_a_broker_that_refuses_a_write_for_a_while_is_asked_again() -> None:
     world = make_world()
     async with world.agent() as worker:

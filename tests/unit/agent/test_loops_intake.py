@@ -196,6 +196,22 @@ async def test_a_job_that_fits_later_is_kept_back_and_nothing_smaller_overtakes_
 
 
 @simulated
+async def test_what_one_keeps_back_is_not_delivered_to_another_that_is_full_too() -> None:
+    world = make_world(LOCAL)
+    async with (
+        world.agent(agent_id="a", cpu_milli=4000, hold_s=3600.0),
+        world.agent(agent_id="b", cpu_milli=4000, hold_s=3600.0),
+    ):
+        for _ in range(2):
+            await world.until(world.submit(command=HOLD, resources={"cpu": 3}), State.RUNNING)
+        kept = world.submit(resources={"cpu": 2})
+        await asyncio.sleep(ACK_WAIT_S * 10)
+        assert delivered(world, kept) == 1
+        world.engine.exit(next(iter(world.engine.containers)), 0)
+        assert (await world.ended(kept)).attempt == 1
+
+
+@simulated
 async def test_what_is_kept_back_too_long_is_passed_on_and_comes_again() -> None:
     world = make_world(LOCAL)
     async with world.agent(cpu_milli=4000, hold_s=60.0):
