@@ -1,4 +1,4 @@
-"""What every measurement needs: a nats-server, an image, an agent as a process of its own, and the engine's bare socket.
+"""What every measurement needs: a nats-server, an image, an agent as its own process, and the engine's bare socket.
 
 Everything that is started here ends with the `with` block that started it.
 """
