@@ -48,14 +48,20 @@ def spawn(command: Sequence[str], *, log: Path, env: Mapping[str, str]) -> tuple
 
 
 def find(marks: Sequence[str], known: Found | None) -> Found | None:
-    """The process whose arguments contain `marks` in a row: the `known` one, or any. None if it doesn't run. Blocks."""
+    """The process whose arguments contain `marks` in a row: the `known` one, or any. None if it doesn't run. Blocks.
+
+    One that is only just being started has no arguments yet: the known one is then known by its start time alone.
+    """
     for pid in psutil.pids() if known is None else [known.pid]:
         with suppress(psutil.Error):
             process = psutil.Process(pid)
             created = process.create_time()
+            if process.status() == psutil.STATUS_ZOMBIE:
+                continue
             if known is not None and abs(created - known.created) > START_TOLERANCE_S:
                 continue
-            if process.status() != psutil.STATUS_ZOMBIE and _contains(process.cmdline(), marks):
+            arguments = process.cmdline()
+            if _contains(arguments, marks) or (known is not None and not arguments):
                 return Found(pid, created)
     return None
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 STUB = """
-import signal, socket, sys
+import select, signal, socket, sys
 path, patience, rest = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
 link = socket.socket(socket.AF_UNIX)
 terms = 0
@@ -21,10 +20,16 @@ def terminate(*_):
     terms += 1
     if terms > patience:
         sys.exit(0)
+# A signal that comes just before a blocking call would not be handled until that returns: so it wakes a socket.
+woken, waker = socket.socketpair()
+waker.setblocking(False)
+signal.set_wakeup_fd(waker.fileno())
 signal.signal(signal.SIGTERM, terminate)
 print("stub is up", flush=True)
 link.connect(path)
 link.sendall(" ".join(rest).encode() + b"\\n")
+while link not in select.select([link, woken], [], [])[0]:
+    woken.recv(64)
 code = link.recv(1)
 sys.exit(code[0] if code else 0)
 """
@@ -41,7 +46,6 @@ class StubAgents:
         self._links: dict[str, socket.socket] = {}
         self._all: list[socket.socket] = [self._listener]
         self._up: dict[str, asyncio.Event] = {}
-        self._meeting: asyncio.Task[None] | None = None
 
     def command(self, *, patience: int = 0) -> list[str]:
         """What starts a stub that ignores `patience` SIGTERMs before it ends on the next one."""
@@ -52,7 +56,7 @@ class StubAgents:
         self._listener.bind(str(self._path))
         self._listener.listen()
         self._listener.setblocking(False)
-        self._meeting = asyncio.create_task(self._meet(), name="stub-agents")
+        asyncio.get_running_loop().add_reader(self._listener, self._meet)
 
     async def until_up(self, agent_id: str) -> None:
         """Wait until this one runs and handles signals."""
@@ -65,24 +69,27 @@ class StubAgents:
 
     async def close(self) -> None:
         """End all, those that have not connected yet included."""
-        if self._meeting is not None:
-            self._meeting.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._meeting
+        loop = asyncio.get_running_loop()
         for link in self._all:
+            loop.remove_reader(link)
             link.close()
 
-    async def _meet(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            link, _ = await loop.sock_accept(self._listener)
-            self._all.append(link)
-            line = b""
-            while not line.endswith(b"\n"):
-                line += await loop.sock_recv(link, 65536) or b"\n"
-            arguments = line.decode().split()
-            if arguments:  # Else it was killed before it could speak.
-                agent_id = arguments[arguments.index("--agent-id") + 1]
-                self.arguments[agent_id] = arguments
-                self._links[agent_id] = link
-                self._up.setdefault(agent_id, asyncio.Event()).set()
+    def _meet(self) -> None:
+        """A stub connects: kept at once, so that none can get lost whatever the test does next."""
+        link, _ = self._listener.accept()
+        link.setblocking(False)
+        self._all.append(link)
+        asyncio.get_running_loop().add_reader(link, self._hear, link, bytearray())
+
+    def _hear(self, link: socket.socket, line: bytearray) -> None:
+        piece = link.recv(65536)
+        line += piece
+        if piece and not line.endswith(b"\n"):
+            return
+        asyncio.get_running_loop().remove_reader(link)
+        arguments = line.decode().split()
+        if arguments:  # Else it was killed before it could speak.
+            agent_id = arguments[arguments.index("--agent-id") + 1]
+            self.arguments[agent_id] = arguments
+            self._links[agent_id] = link
+            self._up.setdefault(agent_id, asyncio.Event()).set()

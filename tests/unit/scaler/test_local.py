@@ -154,6 +154,15 @@ async def test_an_agent_whose_start_time_does_not_fit_is_not_taken_over(bench: B
     assert await (await bench.open()).list() == []
 
 
+async def test_an_agent_that_is_only_just_starting_is_found(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel shows no arguments until the new program is in place."""
+    first = await bench.open()
+    (instance,) = await first.launch(SPEC, 1, token="a")
+    await first.close()
+    monkeypatch.setattr(psutil.Process, "cmdline", lambda _: [])
+    assert [found.id for found in await (await bench.open()).list()] == [instance.id]
+
+
 async def test_agents_of_other_queues_are_left_to_them(bench: Bench) -> None:
     first, other = await bench.open(), await bench.open(queue="other")
     (mine,) = await first.launch(SPEC, 1, token="a")
