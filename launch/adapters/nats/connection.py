@@ -246,6 +246,11 @@ class Connection:
         with translated(f"publish to {subject}"):
             await self.client.publish(subject, payload, reply=reply)
 
+    async def settled(self) -> None:
+        """Return once the server has taken in everything said before, subscriptions included."""
+        with translated("flush"):
+            await self.client.flush(round(REQUEST_TIMEOUT_S))
+
     async def direct_get(self, stream: str, query: Mapping[str, Any]) -> Msg | None:
         """One stored message by sequence or last-by-subject, or None."""
         answer = await self.request(f"$JS.API.DIRECT.GET.{stream}", json.dumps(query).encode(), what=f"read {stream}")
