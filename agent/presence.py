@@ -16,6 +16,7 @@ from launch.presence import AgentPresence, AgentState
 
 SETTLE_S = 0.2
 """Changes within this time go out as one."""
+RETRY_S = 1.0
 
 _log = structlog.get_logger(__name__)
 
@@ -67,20 +68,31 @@ class Presence:
 
     async def run(self) -> None:
         """Keep the entry true until cancelled."""
+        heard = True
         while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._ttl_s / 3):
-                    await self._changed.wait()
+            if heard:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._ttl_s / 3 - SETTLE_S):
+                        await self._changed.wait()
             try:
                 await self.announce()
+                heard = True
             except BrokerError as error:
-                _log.warning("presence not renewed", error=error.message)
-            await asyncio.sleep(SETTLE_S)
+                if heard:
+                    _log.warning("presence not renewed", error=error.message)
+                heard = False
+            # Who is back must be seen before the lease has run out, so a failure does not cost a third of it.
+            await asyncio.sleep(SETTLE_S if heard else RETRY_S)
 
     async def leave(self) -> None:
-        """Take the entry away: this agent is gone on purpose, and if it was drained, that is its last word."""
+        """Take the entry away: this agent is gone on purpose, and if it was drained, that is its last word.
+
+        While it holds jobs the entry stays until it expires: their containers go on, for the next process to adopt.
+        """
+        if len(self._holds):
+            return
         with contextlib.suppress(BrokerError):
-            if self._draining and not len(self._holds):
+            if self._draining:
                 await self.announce()
             await self._agents.remove(self._identity.agent_id)
 
