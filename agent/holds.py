@@ -31,10 +31,15 @@ class Hold:
     """Its container was made by an earlier process of this agent."""
     grace_s: float = 0.0
     """How long after SIGTERM the container gets, once a stop was asked for."""
+    made: bool = False
+    """A container of this attempt may be there."""
+    fenced: bool = False
+    """A later attempt owns the job, whatever else was asked for before."""
     stop: asyncio.Future[StopCause] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     def ask_to_stop(self, cause: StopCause, *, within_s: float | None = None) -> None:
         """The first request counts; later ones are ignored. `within_s` cuts the grace that the job asks for."""
+        self.fenced = self.fenced or cause is StopCause.FENCED
         if not self.stop.done():
             self.grace_s = self.spec.stop_grace if within_s is None else min(within_s, self.spec.stop_grace)
             self.stop.set_result(cause)

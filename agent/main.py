@@ -15,7 +15,6 @@ from importlib.metadata import version
 import structlog
 
 from agent.adapters.docker import DockerEngine
-from agent.adapters.gpu import gpu_uuids
 from agent.adapters.host import host_name, take_agent_id
 from agent.adapters.imds import Imds
 from agent.cancels import heed_cancels
@@ -33,6 +32,7 @@ from agent.runner import Runner
 from agent.settings import AgentSettings, OnLostContact
 from agent.stops import guard_contact, heed_drains, heed_spot_notices
 from launch.adapters.clock import SystemClock
+from launch.adapters.gpu import gpu_uuids
 from launch.core.capacity import Amount
 from launch.core.quantity import show_cpu, show_memory
 from launch.errors import BrokerError
@@ -54,7 +54,7 @@ async def run(broker: Broker, settings: AgentSettings, *, stop: asyncio.Event, a
         info = await engine.info()
         identity = await asyncio.to_thread(take_agent_id, settings.data_dir, settings.agent_id)
         try:
-            gpus = await asyncio.to_thread(gpu_uuids)
+            gpus = settings.gpus if settings.gpus is not None else await asyncio.to_thread(gpu_uuids)
             agent = Agent(broker, engine, SystemClock(), settings, spec, info, identity.id, gpus)
             await agent.run(stop, abort)
         finally:

@@ -117,18 +117,14 @@ class Runner:
     # -- the attempt --------------------------------------------------------------------------------------------
 
     async def _attempt(self, hold: Hold, name: str) -> Outcome:
-        try:
-            started = await self._unless_stopped(hold, self._prepare(hold, name))
-        except EngineError as error:
-            fault = reason_of_engine_error(error)
-            return Outcome(Event.FAIL, fault.reason, fault.message, None)
-        except EngineUnavailable as error:
-            return Outcome(Event.FAIL, Reason.ENGINE_ERROR, error.message, None)
+        started, outcome = await self._begin(hold, name)
         if started is None:
-            cause = hold.stop.result()
-            if cause is StopCause.FENCED:
+            if hold.made:
+                # It may run, unheard of: then nobody may hear of its end, or try again, before it is gone.
+                await self._remove(name)
+            if hold.fenced:
                 raise Fenced(str(hold.job))
-            return outcome_of_stop(cause, None, hold.spec)
+            return outcome or outcome_of_stop(hold.stop.result(), None, hold.spec)
         pump = LogPump(
             self._engine,
             self._logs,
@@ -148,16 +144,27 @@ class Runner:
             output = await pump.finish()
         if output.error is not None:
             _log.warning("output is incomplete", job=str(hold.job), error=output.error)
-        if hold.stop.done() and hold.stop.result() is StopCause.FENCED:
+        if hold.fenced:
             raise Fenced(str(hold.job))
-        status = await self._patiently(lambda: self._engine.inspect(started.container))
+        status = await self._at_last(lambda: self._engine.inspect(started.container))
         if status is None:
             return Outcome(Event.FAIL, Reason.ENGINE_ERROR, "its container was removed by somebody else", None)
         return outcome_of_exit(status, stop=ended.stop, spec=hold.spec, tail=output.tail, stop_sent_at=ended.sent_at)
 
+    async def _begin(self, hold: Hold, name: str) -> tuple[_Started | None, Outcome | None]:
+        """The started container, or what came of the attempt without one; neither if a stop was asked for first."""
+        try:
+            return await self._unless_stopped(hold, self._prepare(hold, name)), None
+        except EngineError as error:
+            fault = reason_of_engine_error(error)
+            return None, Outcome(Event.FAIL, fault.reason, fault.message, None)
+        except EngineUnavailable as error:
+            return None, Outcome(Event.FAIL, Reason.ENGINE_ERROR, error.message, None)
+
     async def _prepare(self, hold: Hold, name: str) -> _Started:
         """Image, container, start; or, for a recovered job, the container as it was left."""
         if hold.recovered:
+            hold.made = True
             left = await self._patiently(lambda: self._engine.inspect(name))
             if left is not None and left.state != "created" and left.started_at is not None:
                 hold.digest = hold.record.digest
@@ -174,9 +181,10 @@ class Runner:
             hold.spec, hold.job, hold.record.attempt, self._agent_id, hold.reply, self._policy, hold.holding.gpus
         )
         config["Labels"][LABEL_SUBMITTED] = hold.record.submitted_at.isoformat()
-        # Cancelled half-way, the engine would still make the container, after it was looked for to be removed.
+        # Cancelled half-way, the engine would still make the container, or start it, when the job's end is recorded.
+        hold.made = True
         container = await seen_through(self._create(name, config))
-        await self._engine.start(container)
+        await seen_through(self._engine.start(container))
         return _Started(container, self._clock.now())
 
     async def _create(self, name: str, config: dict[str, Any]) -> str:
@@ -245,6 +253,13 @@ class Runner:
         except (EngineError, EngineUnavailable) as error:
             _log.warning("signal not delivered", container=container[:12], signal=name, error=error.message)
 
+    async def _at_last(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Ask the engine until it answers: what an attempt came to is worth any wait."""
+        while True:
+            with contextlib.suppress(EngineUnavailable):
+                return await call()
+            await asyncio.sleep(ENGINE_RETRY_S)
+
     async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
         """Ask the engine again while it does not answer."""
         for _ in range(ENGINE_PATIENCE):
@@ -265,12 +280,21 @@ class Runner:
             if not task.done():
                 task.cancel()
                 await asyncio.wait({task})
+                if not task.cancelled():
+                    task.exception()  # it failed on the way out: that is looked at no more
 
     async def _remove(self, name: str) -> None:
-        try:
-            await self._engine.remove(name)
-        except (EngineError, EngineUnavailable) as error:
-            _log.warning("container not removed", container=name, error=error.message)
+        """Put the container away; an engine that is away is asked again for as long as that takes."""
+        while True:
+            try:
+                await self._engine.remove(name)
+                return
+            except EngineUnavailable as error:
+                _log.warning("container not removed yet", container=name, error=error.message)
+            except EngineError as error:
+                _log.warning("container not removed", container=name, error=error.message)
+                return
+            await asyncio.sleep(ENGINE_RETRY_S)
 
 
 async def _follow(hold: Hold, pump: LogPump, resumed: asyncio.Event) -> None:

@@ -35,6 +35,8 @@ class AgentSettings:
     """Unset: all of the machine's CPUs."""
     memory_bytes: int | None = None
     """Unset: all of the machine's memory."""
+    gpus: tuple[str, ...] | None = None
+    """UUIDs of the GPUs to offer; unset: all of the machine's."""
     max_jobs: int | None = None
     """Unset: the queue's `max_jobs_per_agent`, or else one a CPU."""
     labels: Mapping[str, str] = field(default_factory=dict)

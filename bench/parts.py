@@ -63,9 +63,7 @@ async def agent(link: NatsBroker, url: str, queue: str, *, max_jobs: int) -> Asy
     await link.queues.apply(QueueSpec(queue_name=queue, provider=StaticProvider()))
     with TemporaryDirectory() as folder:
         command = ["-m", "launch", "agent", "--queue", queue, "--data-dir", folder, "--server", url]
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, *command, "--max-jobs", str(max_jobs)
-        )
+        process = await asyncio.create_subprocess_exec(sys.executable, *command, "--max-jobs", str(max_jobs))
         try:
             async with asyncio.timeout(READY_S):
                 await _present(link, queue)

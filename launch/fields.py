@@ -10,12 +10,22 @@ import re
 import shlex
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SerializationInfo,
+    WithJsonSchema,
+)
 
 from launch.core.quantity import (
     CPU_ALLOWED,
     DURATION_PATTERN,
     MEMORY_PATTERN,
+    format_duration,
+    format_memory,
     parse_cpu,
     parse_duration,
     parse_memory,
@@ -115,9 +125,22 @@ Name = Annotated[str, BeforeValidator(_name), WithJsonSchema({"type": "string", 
 Image = Annotated[str, BeforeValidator(_image), WithJsonSchema({"type": "string"})]
 """An image reference as Docker writes it."""
 
+AS_WRITTEN = {"as_written": True}
+"""Context for `model_dump`: amounts as people write them (`512Mi`, `5s`) instead of plain numbers."""
+
+
+def _memory_text(value: int, info: SerializationInfo) -> int | str:
+    return format_memory(value) if info.context == AS_WRITTEN else value
+
+
+def _duration_text(value: float, info: SerializationInfo) -> float | str:
+    return format_duration(value) if info.context == AS_WRITTEN else value
+
+
 Memory = Annotated[
     int,
     BeforeValidator(parse_memory),
+    PlainSerializer(_memory_text),
     WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": MEMORY_PATTERN}]}),
 ]
 """Bytes, written `8Gi`, `512M`, `1.5G`, or as a number."""
@@ -125,6 +148,7 @@ Memory = Annotated[
 Duration = Annotated[
     float,
     BeforeValidator(parse_duration),
+    PlainSerializer(_duration_text),
     WithJsonSchema({"anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": DURATION_PATTERN}]}),
 ]
 """Seconds, written `90s`, `2h`, `1d`, or as a number."""

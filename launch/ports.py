@@ -163,7 +163,10 @@ class Queues(Protocol):
         ...
 
     async def set_paused(self, queue: str, paused: bool) -> None:
-        """Stop, or resume, handing out this queue's jobs; running jobs go on. Raises `NotFound`."""
+        """Stop, or resume, handing out this queue's jobs; running jobs go on.
+
+        Watchers of the specs see the queue's spec again. Raises `NotFound`.
+        """
         ...
 
     def watch(self) -> AsyncGenerator[Changed[QueueSpec] | Synced]:

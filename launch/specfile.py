@@ -24,6 +24,9 @@ from launch.subjects import MAX_SPEC_BYTES
 
 S = TypeVar("S", bound=Spec)
 
+MAX_PROBLEMS = 20
+"""So many are described, the rest is counted: a body can hold thousands."""
+
 MAX_NODES = 20_000
 """A document that expands (by aliases) to more values than this is refused before it is built."""
 
@@ -186,7 +189,12 @@ _ALLOWED = {
 
 
 def _problems(model: type[BaseModel], error: ValidationError) -> list[Problem]:
-    return [_problem(model, detail) for detail in error.errors(include_url=False)]
+    details = error.errors(include_url=False)
+    problems = [_problem(model, detail) for detail in details[:MAX_PROBLEMS]]
+    if len(details) > MAX_PROBLEMS:
+        more = len(details) - MAX_PROBLEMS
+        problems.append(Problem("", f"found {more} more like these", "allowed: a spec with none"))
+    return problems
 
 
 def _problem(model: type[BaseModel], detail: Any) -> Problem:

@@ -28,6 +28,9 @@ def agent(
     data_dir: DataDirOption = None,
     cpu: Annotated[str | None, typer.Option("--cpu", metavar="N", help="CPUs to offer; else all.")] = None,
     memory: Annotated[str | None, typer.Option("--memory", metavar="SIZE", help="Memory to offer; else all.")] = None,
+    gpus: Annotated[
+        str | None, typer.Option("--gpus", metavar="UUID,…|none", help="GPUs to offer; else all of the machine's.")
+    ] = None,
     max_jobs: Annotated[
         int | None, typer.Option("--max-jobs", metavar="N", min=1, help="Jobs at once; else the queue's, or one a CPU.")
     ] = None,
@@ -41,6 +44,22 @@ def agent(
             help="What running jobs do when the broker can't be reached for as long as the lease.",
         ),
     ] = "continue",
+    presence_ttl: Annotated[
+        str,
+        typer.Option(
+            "--presence-ttl", metavar="TIME", hidden=True, help="The lease, in whole seconds; for tests and tuning."
+        ),
+    ] = "15s",
+    ack_wait: Annotated[
+        str,
+        typer.Option(
+            "--ack-wait",
+            metavar="TIME",
+            hidden=True,
+            help="How long a held job goes without progress before it is delivered again; for tests and tuning. "
+            "Counts for the consumers that this agent makes, so give every agent of a queue the same.",
+        ),
+    ] = "30s",
     server: ServerOption = None,
 ) -> None:
     """Run a queue's jobs on this machine until told to stop."""
@@ -58,13 +77,16 @@ def agent(
         agent_id=agent_id,
         cpu_milli=_amount(cpu, "--cpu"),
         memory_bytes=_amount(memory, "--memory"),
+        gpus=_gpus(gpus),
         max_jobs=max_jobs,
         labels=_labels(label or []),
         docker_host=os.environ.get("DOCKER_HOST") or None,
+        presence_ttl_s=seconds(presence_ttl, "--presence-ttl"),
         on_lost_contact=OnLostContact(on_lost_contact),
         spot_notices=metadata_address(),
         drain_timeout_s=seconds(drain_timeout, "--drain-timeout"),
     )
+    ack_wait_s = seconds(ack_wait, "--ack-wait")
     set_up_logging()
     found = endpoint(ctx, server)
 
@@ -72,7 +94,9 @@ def agent(
         from agent.main import run
         from launch.adapters import nats
 
-        broker = await nats.connect(found.url, name=f"launch-agent {queue}", credentials=found.credentials)
+        broker = await nats.connect(
+            found.url, name=f"launch-agent {queue}", credentials=found.credentials, ack_wait_s=ack_wait_s
+        )
         try:
             await run(broker, settings, stop=stop.drain, abort=stop.abort)
         finally:
@@ -92,6 +116,12 @@ def _amount(text: str | None, option: str) -> int | None:
         return parse_cpu(text) if option == "--cpu" else parse_memory(text)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint=option) from None
+
+
+def _gpus(text: str | None) -> tuple[str, ...] | None:
+    if text is None:
+        return None
+    return () if text == "none" else tuple(part for part in (piece.strip() for piece in text.split(",")) if part)
 
 
 def _labels(pairs: list[str]) -> dict[str, str]:

@@ -76,10 +76,16 @@ def show(ctx: typer.Context, queue: QueueArgument, as_json: JsonOption = False, 
             return
         import yaml
 
+        from launch.fields import AS_WRITTEN
+        from launch.queue import JobDefaults
+
         waiting, running = counts(status, agents)
         write(f"queue {queue}: {'paused' if status.paused else 'active'}, {waiting} queued, {running} running")
         write("spec:")
-        for line in yaml.safe_dump(spec.model_dump(mode="json", exclude_unset=True), sort_keys=False).splitlines():
+        tree = spec.model_dump(mode="json", exclude_none=True, context=AS_WRITTEN)
+        if spec.defaults == JobDefaults():
+            del tree["defaults"]
+        for line in yaml.safe_dump(tree, sort_keys=False).splitlines():
             write(f"  {line}")
         write("jobs by type and priority:")
         for consumer, count in sorted(status.depth.subjects.items()):

@@ -21,6 +21,7 @@ from typing import IO
 
 import psutil
 
+from launch.adapters.gpu import gpu_uuids
 from launch.core.capacity import Amount
 from launch.core.quantity import format_memory, show_cpu
 from launch.ports import Clock
@@ -53,6 +54,7 @@ class LocalProvider:
         self._clock = clock
         self._command = tuple(command)
         self._machine = Amount()
+        self._gpus: tuple[str, ...] = ()
         self._agents: dict[str, _Agent] = {}
         self._stories: dict[str, str] = {}
         self._listeners: set[asyncio.Event] = set()
@@ -71,6 +73,7 @@ class LocalProvider:
         try:
             provider._lock = await asyncio.to_thread(provider._files.lock)
             provider._machine = await asyncio.to_thread(_machine)
+            provider._gpus = await asyncio.to_thread(gpu_uuids)
             await provider._adopt()
         except OSError as error:
             await provider.close()
@@ -90,7 +93,7 @@ class LocalProvider:
         cpu_milli = round(local.cpu * 1000) if local.cpu else max(1, self._machine.cpu_milli // parts)
         memory_bytes = local.memory or max(1, self._machine.memory_bytes // parts)
         slots = spec.max_jobs_per_agent or max(1, cpu_milli // 1000)
-        return Amount(cpu_milli=cpu_milli, memory_bytes=memory_bytes, slots=slots)
+        return Amount(cpu_milli=cpu_milli, memory_bytes=memory_bytes, gpus=len(self._gpus) // parts, slots=slots)
 
     async def launch(self, spec: QueueSpec, count: int, *, token: str) -> Sequence[Instance]:
         """See `Provider`."""
@@ -168,7 +171,9 @@ class LocalProvider:
 
     async def _start(self, capacity: Amount, token: str) -> _Agent:
         """Note it, start it, complete the note: a crash in between leaves a note by which it can be found."""
-        note = await asyncio.to_thread(self._files.reserve, capacity, token, self._clock.now())
+        taken = {gpu for agent in self._agents.values() for gpu in agent.note.gpus}
+        gpus = [gpu for gpu in self._gpus if gpu not in taken][: capacity.gpus]
+        note = await asyncio.to_thread(self._files.reserve, capacity, gpus, token, self._clock.now())
         command, env = self._agent_command(note)
         try:
             log = await asyncio.to_thread(self._files.fresh_log, note.agent_id)
@@ -195,6 +200,7 @@ class LocalProvider:
             *self._files.marks(note.agent_id),
             *("--cpu", show_cpu(capacity.cpu_milli)),
             *("--memory", format_memory(capacity.memory_bytes)),
+            *("--gpus", ",".join(note.gpus) or "none"),
             *("--max-jobs", str(capacity.slots)),
         ]
         if "@" in self._server_url:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import re
 import socket
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -38,6 +39,8 @@ class Note(BaseModel):
     queue: str
     token: str
     capacity: Amount
+    gpus: tuple[str, ...] = ()
+    """UUIDs of the GPUs that are this agent's, and no other's."""
     launched_at: datetime
     pid: int | None = None
     created: float = 0.0
@@ -64,7 +67,7 @@ class LocalFiles:
             raise ProviderUnavailable(f"another scaler on this machine works for queue {self._queue}") from error
         return file
 
-    def reserve(self, capacity: Amount, token: str, now: datetime) -> Note:
+    def reserve(self, capacity: Amount, gpus: Sequence[str], token: str, now: datetime) -> Note:
         """The note of a new agent, under the lowest number that is free.
 
         A number that is used again gives a crashed agent's successor its name, and so its containers.
@@ -78,6 +81,7 @@ class LocalFiles:
                 queue=self._queue,
                 token=token,
                 capacity=capacity,
+                gpus=tuple(gpus),
                 launched_at=now,
             )
             with suppress(FileExistsError), self._path(note.agent_id).open("x") as file:

@@ -184,3 +184,18 @@ async def test_watch_tells_of_what_is_there_and_of_every_change(broker: Broker, 
             if item.key in (queue, second):
                 events.append((item.key, item.value))
     assert events == [(second, queue_spec(second)), (queue, changed), (second, None)]
+
+
+async def test_a_watch_of_specs_hears_of_a_pause_and_of_its_end(broker: Broker, other: Broker, queue: str) -> None:
+    spec = QueueSpec(queue_name=queue)
+    await broker.queues.apply(spec)
+    async with asyncio.timeout(10), aclosing(broker.queues.watch()) as watch:
+        while await anext(watch) is not SYNCED:
+            pass
+        for paused in (True, False):
+            await other.queues.set_paused(queue, paused)
+            item = await anext(watch)
+            while isinstance(item, Changed) and item.key != queue:
+                item = await anext(watch)
+            assert isinstance(item, Changed)
+            assert item.value == spec

@@ -49,6 +49,9 @@ class FakeQueues:
     async def set_paused(self, queue: str, paused: bool) -> None:
         async with self._link.request():
             self._server.stream(queue).set_paused(paused)
+            spec = self._server.specs.get(queue)
+            if spec is not None and spec.value is not None:
+                self._server.specs.put(queue, spec.value)
 
     def watch(self) -> AsyncGenerator[Changed[QueueSpec] | Synced]:
         return self._server.specs.watch(

@@ -12,7 +12,7 @@ from launch import subjects
 from launch.adapters.nats import streams
 from launch.adapters.nats.bucket import Bucket, Entry
 from launch.adapters.nats.connection import STREAM_NOT_FOUND, ApiError, Connection, parse_time
-from launch.adapters.nats.records import watch_typed
+from launch.adapters.nats.records import readable, watch_typed
 from launch.errors import NotFound
 from launch.ports import Changed, ConsumerStatus, Depth, QueueStatus, Synced
 from launch.queue import QueueSpec
@@ -54,7 +54,7 @@ class NatsQueues:
         return _spec(entry)
 
     async def list(self) -> builtins.list[QueueSpec]:
-        return sorted((_spec(entry) for entry in await self._specs.all()), key=lambda spec: spec.queue_name)
+        return sorted(readable(await self._specs.all(), _spec), key=lambda spec: spec.queue_name)
 
     async def delete(self, queue: str) -> int:
         await self.get(queue)
@@ -89,6 +89,10 @@ class NatsQueues:
             await asyncio.gather(*(self._connection.api(f"CONSUMER.PAUSE.{stream}.{name}", request) for name in names))
         else:
             await asyncio.gather(*(self._resume(stream, name) for name in names))
+        # Whoever watches the specs, such as a scaler, looks at the queue again.
+        spec = await self._specs.get(queue)
+        if spec is not None and spec.value is not None:
+            await self._specs.put(queue, spec.value)
 
     async def _resume(self, stream: str, name: str) -> None:
         """End a consumer's pause, so that the pulls that wait already are served.

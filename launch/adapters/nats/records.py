@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import aclosing
 from typing import TypeVar
+
+import structlog
 
 from launch import subjects
 from launch.adapters.nats.bucket import Bucket, Entry
@@ -19,6 +21,7 @@ from launch.record import JobRecord
 from launch.subjects import JobId
 
 T = TypeVar("T")
+_log = structlog.get_logger(__name__)
 
 
 def _record(entry: Entry) -> JobRecord:
@@ -37,8 +40,20 @@ async def watch_typed(
         async for entry in entries:
             if isinstance(entry, Synced):
                 yield SYNCED
+            elif entry.value is None:
+                yield Changed(name(entry.key), None, entry.revision)
             else:
-                yield Changed(name(entry.key), None if entry.value is None else parse(entry), entry.revision)
+                for value in readable([entry], parse):
+                    yield Changed(name(entry.key), value, entry.revision)
+
+
+def readable(entries: Iterable[Entry], parse: Callable[[Entry], T]) -> Iterator[T]:
+    """The values that can be read: one that somebody else's program has spoilt must not hide all the others."""
+    for entry in entries:
+        try:
+            yield parse(entry)
+        except ValueError as error:
+            _log.warning("an entry can't be read: left out", key=entry.key, error=str(error).partition("\n")[0])
 
 
 class NatsRecords:
@@ -58,11 +73,12 @@ class NatsRecords:
         return await self._bucket.update(record.id.key, _json(record), revision)
 
     async def history(self, job: JobId) -> builtins.list[JobRecord]:
-        return [_record(entry) for entry in await self._bucket.history(job.key) if entry.value is not None]
+        entries = [entry for entry in await self._bucket.history(job.key) if entry.value is not None]
+        return list(readable(entries, _record))
 
     async def list(self, queue: str | None = None) -> builtins.list[JobRecord]:
         entries = await self._bucket.all(f"{queue}.>" if queue else ">")
-        return sorted((_record(entry) for entry in entries), key=lambda record: record.id)
+        return sorted(readable(entries, _record), key=lambda record: record.id)
 
     def watch(
         self, *, queue: str | None = None, job: JobId | None = None
@@ -89,7 +105,7 @@ class NatsAgents:
         return None if entry is None else _presence(entry)
 
     async def list(self, queue: str | None = None) -> builtins.list[AgentPresence]:
-        present = [_presence(entry) for entry in await self._bucket.all()]
+        present = readable(await self._bucket.all(), _presence)
         return sorted((p for p in present if queue in (None, p.queue)), key=lambda p: p.agent_id)
 
     async def ask_to_drain(self, agent_id: str) -> None:

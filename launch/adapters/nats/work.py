@@ -17,7 +17,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from launch import subjects
-from launch.adapters.nats.connection import Connection, header_of, status_of, translated
+from launch.adapters.nats.connection import Connection, NobodyAnswered, header_of, status_of, translated
 from launch.adapters.nats.queues import (
     FOREVER,
     consumer_of,
@@ -26,7 +26,7 @@ from launch.adapters.nats.queues import (
     read_depth,
     stream_info,
 )
-from launch.errors import BrokerError, BrokerUnavailable, LaunchError
+from launch.errors import BrokerError, BrokerUnavailable, LaunchError, NotFound
 from launch.ports import Delivery, Message
 from launch.subjects import JobId, Priority, WorkConsumer
 
@@ -189,14 +189,23 @@ class NatsWork:
     # -- answering ----------------------------------------------------------------------------------------------
 
     async def ack(self, reply: str) -> None:
-        await self._connection.request(reply, b"+ACK", what="ack a job")
+        await self._answer(reply, b"+ACK", "ack a job")
 
     async def nak(self, reply: str, *, delay_s: float = 0.0) -> None:
         body = b"-NAK" if delay_s <= 0 else b"-NAK " + json.dumps({"delay": int(delay_s * 1e9)}).encode()
         await self._connection.publish(reply, body)
 
     async def term(self, reply: str, *, why: str) -> None:
-        await self._connection.request(reply, b"+TERM " + why.encode()[:200], what="terminate a job")
+        await self._answer(reply, b"+TERM " + why.encode()[:200], "terminate a job")
+
+    async def _answer(self, reply: str, body: bytes, what: str) -> None:
+        try:
+            await self._connection.request(reply, body, what=what)
+        except NobodyAnswered:
+            # A queue that was deleted has nothing left to take the job out of; one without a leader has.
+            with contextlib.suppress(NotFound):
+                await stream_info(self._connection, subjects.queue_of_reply(reply))
+                raise
 
     async def progress(self, replies: Sequence[str]) -> None:
         for reply in replies:

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from agent.adapters import host
-from agent.adapters.gpu import gpu_uuids
 from agent.adapters.host import AgentId, host_name, take_agent_id
+from launch.adapters.gpu import gpu_uuids
 from launch.errors import LaunchError
 
 

@@ -82,6 +82,7 @@ async def test_the_command_line_says_what_the_agent_offers(bench: Bench) -> None
         "--data-dir": str(bench.data_dir / "agents" / instance.agent_id),
         "--cpu": "2.5",
         "--memory": "3Gi",
+        "--gpus": "none",
         "--max-jobs": "2",
         "--server": "nats://h:4222",
     }
@@ -273,3 +274,15 @@ asyncio.run(main())
     for instance in found:
         await bench.stubs.until_up(instance.agent_id)
     assert await provider.drain(10.0) == []
+
+
+async def test_gpus_are_shared_out_and_none_is_two_agents(bench: Bench) -> None:
+    provider = await bench.open()
+    provider._gpus = ("GPU-a", "GPU-b", "GPU-c")
+    spec = SPEC.model_copy(update={"max_instances": 3})
+    assert (await provider.capacity(spec)).gpus == 1
+    made = await provider.launch(spec, 3, token="a")
+    for instance in made:
+        await bench.stubs.until_up(instance.agent_id)
+    offered = [bench.stubs.arguments[instance.agent_id] for instance in made]
+    assert sorted(said[said.index("--gpus") + 1] for said in offered) == ["GPU-a", "GPU-b", "GPU-c"]
