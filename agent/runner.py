@@ -156,6 +156,7 @@ class Runner:
         try:
             return await self._unless_stopped(hold, self._prepare(hold, name)), None
         except EngineError as error:
+            hold.made = False  # refused: it does not run
             fault = reason_of_engine_error(error)
             return None, Outcome(Event.FAIL, fault.reason, fault.message, None)
         except EngineUnavailable as error:
@@ -280,8 +281,8 @@ class Runner:
             if not task.done():
                 task.cancel()
                 await asyncio.wait({task})
-                if not task.cancelled():
-                    task.exception()  # it failed on the way out: that is looked at no more
+            if not task.cancelled():
+                task.exception()  # if nobody has looked at it, nobody will
 
     async def _remove(self, name: str) -> None:
         """Put the container away; an engine that is away is asked again for as long as that takes."""
