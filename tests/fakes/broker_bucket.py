@@ -31,7 +31,7 @@ class Bucket:
         self._revision = 0
         self._entries: dict[str, list[Entry]] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._watchers: set[Callable[[Entry], None]] = set()
+        self._watchers: dict[Callable[[Entry], None], None] = {}  # in the order in which they came, each time
 
     def get(self, key: str) -> Entry | None:
         """The present entry, if the key has a value."""
@@ -100,7 +100,7 @@ class Bucket:
         for entry in self.current():
             hear(entry)
         existing = len(inbox)
-        self._watchers.add(hear)
+        self._watchers[hear] = None
         try:
             with link.listening(inbox.link_moved):
                 for _ in range(existing):
@@ -109,4 +109,4 @@ class Bucket:
                 while True:
                     yield change(await inbox.get())
         finally:
-            self._watchers.discard(hear)
+            self._watchers.pop(hear, None)

@@ -31,7 +31,7 @@ class Link:
         self._latency_s = latency_s
         self._moved = asyncio.Event()  # Set while there is a connection, and once it is closed for good.
         self._moved.set()
-        self._listeners: set[Callable[[], None]] = set()
+        self._listeners: dict[Callable[[], None], None] = {}  # in the order in which they came, each time
 
     @property
     def is_up(self) -> bool:
@@ -83,11 +83,11 @@ class Link:
     @contextmanager
     def listening(self, listener: Callable[[], None]) -> Iterator[None]:
         """Call `listener` whenever the connection comes, goes or is closed."""
-        self._listeners.add(listener)
+        self._listeners[listener] = None
         try:
             yield
         finally:
-            self._listeners.discard(listener)
+            self._listeners.pop(listener, None)
 
     def _tell(self) -> None:
         for listener in list(self._listeners):

@@ -36,8 +36,8 @@ class ServerState:
         self.logs: dict[JobId, list[LogChunk]] = {}
         self._log_seq = 0
         self._last_seqs: dict[str, int] = {}
-        self._subscribers: dict[str, set[Callable[[Any], None]]] = {}
-        self._log_readers: dict[JobId, set[Callable[[LogChunk], None]]] = {}
+        self._subscribers: dict[str, dict[Callable[[Any], None], None]] = {}  # in the order in which they came
+        self._log_readers: dict[JobId, dict[Callable[[LogChunk], None], None]] = {}
 
     # -- queues and jobs --------------------------------------------------------------------------------------------
 
@@ -127,11 +127,11 @@ class ServerState:
     @contextmanager
     def subscribed(self, subject: str, subscriber: Callable[[Any], None]) -> Iterator[None]:
         """Hear what is sent to a subject."""
-        self._subscribers.setdefault(subject, set()).add(subscriber)
+        self._subscribers.setdefault(subject, {})[subscriber] = None
         try:
             yield
         finally:
-            self._subscribers[subject].discard(subscriber)
+            self._subscribers[subject].pop(subscriber, None)
 
     # -- logs -------------------------------------------------------------------------------------------------------
 
@@ -148,8 +148,8 @@ class ServerState:
     @contextmanager
     def log_reader(self, job: JobId, reader: Callable[[LogChunk], None]) -> Iterator[None]:
         """Hear every chunk of a job from now on."""
-        self._log_readers.setdefault(job, set()).add(reader)
+        self._log_readers.setdefault(job, {})[reader] = None
         try:
             yield
         finally:
-            self._log_readers[job].discard(reader)
+            self._log_readers[job].pop(reader, None)

@@ -41,7 +41,7 @@ class FakeWork:
                     stream = self._server.stream(queue)
                     present = {message.consumer for message in stream.messages.values()}
                     present |= {WorkConsumer(job_type, Priority.MEDIUM) for job_type in job_types or ()}
-                    for consumer in present:
+                    for consumer in sorted(present, key=urgency):
                         stream.durable(consumer)
                     present = {durable.consumer for durable in stream.durables.values()}
                 mine = tuple(sorted((c for c in present if job_types is None or c.job_type in job_types), key=urgency))
