@@ -6,6 +6,8 @@ of the current attempt wins. What is said to the broker is said until it is hear
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import random
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +20,7 @@ from agent.holds import Hold, Holds
 from agent.persist import until_heard
 from launch.core.retry import RetryDecision, decide_retry
 from launch.core.states import Event, Reason
-from launch.errors import BrokerUnavailable, Conflict
+from launch.errors import BrokerError, BrokerUnavailable, Conflict
 from launch.job import JobSpec
 from launch.ports import Broker, Clock, Delivery, Versioned
 from launch.record import JobRecord
@@ -26,6 +28,8 @@ from launch.subjects import RAW_KEPT_BYTES, JobId
 
 MESSAGE_KEPT = 64 * 1024
 """A body can be wrong in as many ways as it has keys; a record must fit the broker's largest message."""
+
+SIGHTINGS_KEPT = 1000
 
 _log = structlog.get_logger(__name__)
 
@@ -57,6 +61,8 @@ class Claims:
         self._holds = holds
         self._agent_id = agent_id
         self._lease_s = lease_s
+        self._sightings: dict[JobId, tuple[int, float]] = {}
+        """Revisions of others' records, and since when I have seen them; the one looked at last is at the end."""
 
     # -- before the claim ---------------------------------------------------------------------------------------
 
@@ -77,9 +83,21 @@ class Claims:
             owner=owner,
             connected_for_s=(now - since).total_seconds() if since else 0.0,
             lease_s=self._lease_s,
-            now=now,
+            unchanged_for_s=self._unchanged_for_s(known) if known is not None and owner is not None else 0.0,
         )
         return Offer(delivery, known, decision)
+
+    def _unchanged_for_s(self, known: Versioned[JobRecord]) -> float:
+        """For how long I have seen the record at this revision: 0 the first time."""
+        now_s = asyncio.get_running_loop().time()
+        job = known.value.id
+        revision, since_s = self._sightings.pop(job, (0, 0.0))
+        if revision != known.revision:
+            since_s = now_s
+        self._sightings[job] = known.revision, since_s
+        if len(self._sightings) > SIGHTINGS_KEPT:
+            del self._sightings[next(iter(self._sightings))]
+        return now_s - since_s
 
     async def answer(self, offer: Offer) -> None:
         """Carry out a verdict that does not lead to a claim."""
@@ -210,6 +228,15 @@ class Claims:
             submitted_at=message.published_at,
             updated_at=self._clock.now(),
         )
+
+    async def tell_the_old_owner(self, hold: Hold) -> None:
+        """If the job was taken over: have its old owner look at the record.
+
+        It may be back by now, and have looked just before the record changed hands.
+        """
+        if hold.record.reason is Reason.AGENT_LOST:
+            with contextlib.suppress(BrokerError):
+                await self._broker.cancels.announce(hold.job)
 
     # -- after the claim ----------------------------------------------------------------------------------------
 

@@ -48,6 +48,8 @@ class Presence:
         self._idle_since: datetime | None = clock.now()
         self._changed = holds.watch()
         self._heard_at = 0.0
+        self.lapsed = asyncio.Event()
+        """Set when the entry may have expired before it was renewed; whoever acts on that clears it."""
 
     @property
     def heard_at(self) -> float:
@@ -64,6 +66,8 @@ class Presence:
         self._changed.clear()
         asked_at = asyncio.get_running_loop().time()
         await self._agents.put(self._now(), ttl_s=self._ttl_s)
+        if self._heard_at and asyncio.get_running_loop().time() - self._heard_at >= self._ttl_s:
+            self.lapsed.set()
         self._heard_at = asked_at
 
     async def run(self) -> None:
@@ -89,11 +93,11 @@ class Presence:
 
         While it holds jobs the entry stays until it expires: their containers go on, for the next process to adopt.
         """
-        if len(self._holds):
-            return
         with contextlib.suppress(BrokerError):
-            if self._draining:
+            if len(self._holds) or self._draining:
                 await self.announce()
+            if len(self._holds):
+                return
             await self._agents.remove(self._identity.agent_id)
 
     def _now(self) -> AgentPresence:

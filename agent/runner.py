@@ -90,6 +90,7 @@ class Runner:
         log.info("job recovered" if hold.recovered else "job claimed", image=hold.spec.image, type=hold.record.job_type)
         try:
             try:
+                await self._claims.tell_the_old_owner(hold)
                 outcome = await self._attempt(hold, name)
             except Fenced:
                 raise
@@ -272,6 +273,7 @@ class Runner:
     async def _unless_stopped(self, hold: Hold, work: Coroutine[None, None, T]) -> T | None:
         """The result of `work`, or None if a stop was asked for first; then `work` is cancelled."""
         task = asyncio.ensure_future(work)
+        task.add_done_callback(_look_at)
         try:
             await first_done(task, hold.stop)
             if task.done():
@@ -281,8 +283,6 @@ class Runner:
             if not task.done():
                 task.cancel()
                 await asyncio.wait({task})
-            if not task.cancelled():
-                task.exception()  # if nobody has looked at it, nobody will
 
     async def _remove(self, name: str) -> None:
         """Put the container away; an engine that is away is asked again for as long as that takes."""
@@ -314,8 +314,15 @@ async def first_done(*futures: asyncio.Future[Any]) -> None:
 async def seen_through(work: Coroutine[None, None, T]) -> T:
     """The result of `work`, which comes to its end even if this is cancelled meanwhile."""
     task = asyncio.ensure_future(work)
+    task.add_done_callback(_look_at)
     try:
         return await asyncio.shield(task)
     finally:
         if not task.done():
             await asyncio.wait({task})
+
+
+def _look_at(task: asyncio.Future[Any]) -> None:
+    """Who asked may be gone; a failure that nobody hears of is none to complain of."""
+    if not task.cancelled():
+        task.exception()

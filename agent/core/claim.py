@@ -7,7 +7,6 @@ record and the owner's presence decide, never the fact of being handed the messa
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
 from enum import StrEnum
 
 from launch.core.states import State
@@ -51,12 +50,13 @@ def decide_claim(
     owner: AgentPresence | None,
     connected_for_s: float,
     lease_s: float,
-    now: datetime,
+    unchanged_for_s: float,
 ) -> ClaimDecision:
     """Decide about one delivery.
 
     `owner` is the presence of `record.agent` (None: absent), `connected_for_s` how long my connection has stood
-    without a break, `lease_s` how long a presence outlives its agent.
+    without a break, `lease_s` how long a presence outlives its agent, `unchanged_for_s` for how long I have seen the
+    record as it is now. The record's own times are another machine's: they decide nothing.
     """
     if record is not None and record.state.terminal:
         return ClaimDecision(Verdict.ACK, f"it is {record.state} already")
@@ -71,10 +71,9 @@ def decide_claim(
     if owner is not None:
         if str(record.id) in owner.holds:
             return ClaimDecision(Verdict.LEAVE, f"{record.agent} holds it")
-        settled_s = (now - record.updated_at).total_seconds()
-        if settled_s < lease_s:
+        if unchanged_for_s < lease_s:
             # A claim is written before the presence lists it: a fresh one may only look abandoned.
-            return ClaimDecision(Verdict.WAIT, f"{record.agent} may be about to list it", lease_s - settled_s)
+            return ClaimDecision(Verdict.WAIT, f"{record.agent} may be about to list it", lease_s - unchanged_for_s)
         return _gone(record, f"{record.agent} is present but does not hold it")
     if connected_for_s < lease_s:
         # After a broker restart everyone looks absent for a moment.

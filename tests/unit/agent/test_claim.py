@@ -21,7 +21,7 @@ OWNED = (State.PREPARING, State.RUNNING)
 CANCEL = CancelRequest(requested_at=NOW, by="somebody@test")
 
 
-def record(state: State, agent: str | None = "other", *, cancelled: bool = False, age_s: float = 3600.0) -> JobRecord:
+def record(state: State, agent: str | None = "other", *, cancelled: bool = False) -> JobRecord:
     return JobRecord(
         queue="q",
         seq=7,
@@ -31,7 +31,7 @@ def record(state: State, agent: str | None = "other", *, cancelled: bool = False
         attempt=1,
         cancel=CANCEL if cancelled else None,
         submitted_at=NOW - timedelta(days=1),
-        updated_at=NOW - timedelta(seconds=age_s),
+        updated_at=NOW,
     )
 
 
@@ -48,6 +48,7 @@ def decide(
     running_here: bool = False,
     present: AgentPresence | None = None,
     connected_for_s: float = 3600.0,
+    unchanged_for_s: float = 3600.0,
 ) -> ClaimDecision:
     return decide_claim(
         known,
@@ -56,7 +57,7 @@ def decide(
         owner=present,
         connected_for_s=connected_for_s,
         lease_s=LEASE_S,
-        now=NOW,
+        unchanged_for_s=unchanged_for_s,
     )
 
 
@@ -90,7 +91,7 @@ def test_what_runs_here_is_kept_cancelled_or_not(state: State) -> None:
 
 @pytest.mark.parametrize("state", OWNED)
 def test_what_was_mine_before_a_restart_is_taken_over_at_once(state: State) -> None:
-    assert decide(record(state, ME, age_s=0), connected_for_s=0).verdict is Verdict.TAKE_OVER
+    assert decide(record(state, ME), connected_for_s=0).verdict is Verdict.TAKE_OVER
     assert decide(record(state, ME, cancelled=True)).verdict is Verdict.CANCEL
 
 
@@ -101,13 +102,13 @@ def test_a_present_owner_that_holds_it_is_left_alone(state: State) -> None:
 
 
 def test_a_present_owner_that_may_be_about_to_list_it_is_given_a_lease() -> None:
-    decision = decide(record(State.PREPARING, age_s=5.0), present=owner("q/70"))
+    decision = decide(record(State.PREPARING), present=owner("q/70"), unchanged_for_s=5.0)
     assert decision.verdict is Verdict.WAIT
     assert decision.delay_s == pytest.approx(LEASE_S - 5.0)
 
 
 def test_a_present_owner_that_does_not_hold_it_is_as_good_as_absent() -> None:
-    decision = decide(record(State.RUNNING, age_s=LEASE_S), present=owner("q/70", "other/7"))
+    decision = decide(record(State.RUNNING), unchanged_for_s=LEASE_S, present=owner("q/70", "other/7"))
     assert (decision.verdict, decision.why) == (Verdict.TAKE_OVER, "other is present but does not hold it")
     assert decide(record(State.RUNNING, cancelled=True), present=owner()).verdict is Verdict.CANCEL
 
@@ -128,7 +129,6 @@ records = st.builds(
     st.sampled_from(State),
     st.sampled_from([ME, "other", None]),
     cancelled=st.booleans(),
-    age_s=st.floats(0, 1e5),
 )
 owners = st.none() | st.builds(owner, st.sampled_from(["q/7", "q/70", "q/1"]))
 connections = st.floats(0, 1e5)
@@ -172,11 +172,21 @@ def test_what_was_cancelled_is_never_started_again(
         assert decision.verdict not in (Verdict.CLAIM, Verdict.TAKE_OVER)
 
 
-@given(st.none() | records, st.booleans(), owners, connections)
+@given(st.none() | records, st.booleans(), owners, connections, st.floats(0, 1e5))
 def test_a_wait_ends_within_a_lease_and_nothing_else_waits(
-    known: JobRecord | None, running_here: bool, present: AgentPresence | None, connected_for_s: float
+    known: JobRecord | None,
+    running_here: bool,
+    present: AgentPresence | None,
+    connected_for_s: float,
+    unchanged_for_s: float,
 ) -> None:
-    decision = decide(known, running_here=running_here, present=present, connected_for_s=connected_for_s)
+    decision = decide(
+        known,
+        running_here=running_here,
+        present=present,
+        connected_for_s=connected_for_s,
+        unchanged_for_s=unchanged_for_s,
+    )
     assert decision.why
     if decision.verdict is Verdict.WAIT:
         assert 0 < decision.delay_s <= LEASE_S
@@ -184,6 +194,10 @@ def test_a_wait_ends_within_a_lease_and_nothing_else_waits(
         assert decision.delay_s == 0
     # And once the wait is over, with nothing changed, it is decided.
     if decision.verdict is Verdict.WAIT and known is not None:
-        later = known.model_copy(update={"updated_at": known.updated_at - timedelta(seconds=LEASE_S)})
-        after = decide(later, present=present, connected_for_s=connected_for_s + LEASE_S)
+        after = decide(
+            known,
+            present=present,
+            connected_for_s=connected_for_s + LEASE_S,
+            unchanged_for_s=unchanged_for_s + LEASE_S,
+        )
         assert after.verdict in (Verdict.TAKE_OVER, Verdict.CANCEL)
