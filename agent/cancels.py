@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from contextlib import aclosing
 
 import structlog
@@ -10,6 +11,8 @@ import structlog
 from agent.claims import Claims, Fenced
 from agent.core.outcome import StopCause
 from agent.holds import Hold, Holds
+from agent.persist import until_heard
+from agent.presence import Presence
 from launch.errors import BrokerError
 from launch.ports import Cancels
 
@@ -29,6 +32,19 @@ async def heed_cancels(cancels: Cancels, claims: Claims, holds: Holds, queue: st
         except BrokerError as error:
             _log.warning("can't hear of cancels", error=error.message)
         await asyncio.sleep(RETRY_S)
+
+
+async def heed_lapses(presence: Presence, claims: Claims, holds: Holds) -> None:
+    """Look at the record of every job that is held when others may have taken this agent for lost, until cancelled.
+
+    A process that was frozen, or whose packets went nowhere for a while, keeps its connection: no reconnect tells it.
+    """
+    while True:
+        await presence.lapsed.wait()
+        presence.lapsed.clear()
+        _log.warning("out of sight for as long as the lease: looking whether jobs were taken over", jobs=len(holds))
+        for hold in holds.all():
+            await until_heard("read the record", functools.partial(_look, claims, hold))
 
 
 async def _look(claims: Claims, hold: Hold) -> None:

@@ -17,7 +17,7 @@ import structlog
 from agent.adapters.docker import DockerEngine
 from agent.adapters.host import host_name, take_agent_id
 from agent.adapters.imds import Imds
-from agent.cancels import heed_cancels
+from agent.cancels import heed_cancels, heed_lapses
 from agent.claims import Claims
 from agent.core.container import ContainerPolicy
 from agent.core.ledger import Ledger
@@ -141,6 +141,7 @@ class Agent:
                     heed_cancels(self._broker.cancels, self._claims, self._holds, self._queue.queue_name),
                     name="cancels",
                 ),
+                tasks.create_task(heed_lapses(self._presence, self._claims, self._holds), name="lapses"),
                 tasks.create_task(self._follow_queue(stop), name="queue spec"),
                 tasks.create_task(heed_drains(self._broker.agents, self._agent_id, stop), name="drain requests"),
             ]

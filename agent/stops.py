@@ -76,15 +76,18 @@ async def heed_spot_notices(notices: SpotNotices, clock: Clock, holds: Holds, st
 async def guard_contact(presence: Presence, holds: Holds, *, lease_s: float) -> None:
     """Stop what runs when the broker has not confirmed this agent for two thirds of its lease; until cancelled.
 
-    Others may take a job over once the lease has run out, so the containers get the last third to end.
+    Others may take a job over once the lease has run out: the containers get half of the last third to end, and the
+    engine the other half to kill those that don't.
     """
     loop = asyncio.get_running_loop()
     while True:
-        await asyncio.sleep(lease_s / 6)
         silent_s = loop.time() - presence.heard_at
-        if silent_s < lease_s * 2 / 3:
+        left_s = lease_s * 2 / 3 - silent_s
+        if left_s > 0:
+            await asyncio.sleep(left_s)
             continue
         for hold in holds.all():
             if not hold.stop.done():
                 _log.warning("out of contact: stopping", job=str(hold.job), silent_s=round(silent_s, 1))
             hold.ask_to_stop(StopCause.OUT_OF_CONTACT, within_s=lease_s / 6)
+        await asyncio.sleep(lease_s / 6)
