@@ -95,6 +95,7 @@ async def test_each_ending_has_its_reason_and_as_many_attempts_as_its_cause_allo
         job = world.submit(command=["x"], retries=2)
         record = await world.ended(job)
         await world.journal.until("remove", attempts)
+        await world.journal.until("ack")
     assert (record.state, record.reason, record.exit_code, record.attempt) == (state, reason, code, attempts)
     assert world.journal.count_of("start") == attempts
     assert world.journal.count_of("nak") == attempts - 1
