@@ -121,7 +121,11 @@ async def ensure_stream(connection: Connection, config: Mapping[str, Any]) -> li
         await connection.api(f"STREAM.CREATE.{name}", config)
         return [f"stream {name} created"]
     present: dict[str, Any] = info["config"]
-    drift = {key: value for key, value in config.items() if key != "first_seq" and not _same(present.get(key), value)}
+    kept = {"first_seq"}
+    if present.get("num_replicas", 1) > config["num_replicas"]:
+        # Somebody wanted more copies than this connection asks for: whoever only looks must not take them away.
+        kept.add("num_replicas")
+    drift = {key: value for key, value in config.items() if key not in kept and not _same(present.get(key), value)}
     fixed = [f"{key} is {present.get(key)}, should be {config[key]}" for key in _FIXED if key in drift]
     if fixed:
         raise BrokerError(
