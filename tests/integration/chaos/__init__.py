@@ -1,0 +1,1 @@
+"""Faults on real processes: agents, servers and engines that die, freeze, or can't reach each other."""
