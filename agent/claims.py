@@ -294,11 +294,12 @@ class Claims:
         if outcome.event is not Event.FAIL or outcome.reason is None:
             await self._finish(hold, outcome.event, changes)
             return
-        retry = self._retry(hold.record, outcome.reason)
+        crashes = hold.record.crashes + outcome.crashed
+        retry = self._retry(hold.record, outcome.reason, crashes)
         if retry.retry and hold.record.cancel is None:
             # A cancel wins over a retry, even if its announcement was lost.
             await until_heard("read the record", lambda: self.refresh(hold))
-        changes |= {"failures": retry.failures, "interruptions": retry.interruptions}
+        changes |= {"failures": retry.failures, "interruptions": retry.interruptions, "crashes": crashes}
         if retry.retry and hold.record.cancel is not None:
             changes |= {"reason": Reason.CANCELLED, "message": f"cancelled; the last attempt: {outcome.message}"}
             await self._finish(hold, Event.CANCEL, changes)
@@ -308,7 +309,7 @@ class Claims:
             await self.move(hold, Event.REQUEUE, **changes)
             await until_heard("nak", lambda: self._broker.work.nak(hold.reply, delay_s=retry.delay_s))
             return
-        if hold.record.spec is not None and hold.record.spec.retries:
+        if (hold.record.spec is not None and hold.record.spec.retries) or outcome.crashed:
             changes["message"] = f"{outcome.message}; {retry.why}"
         await self._finish(hold, Event.FAIL, changes)
 
@@ -316,12 +317,13 @@ class Claims:
         await self.move(hold, event, **changes)
         await until_heard("ack", lambda: self._broker.work.ack(hold.reply))
 
-    def _retry(self, record: JobRecord, reason: Reason) -> RetryDecision:
+    def _retry(self, record: JobRecord, reason: Reason, crashes: int = 0) -> RetryDecision:
         return decide_retry(
             reason=reason,
             retries=record.spec.retries if record.spec else 0,
             failures=record.failures,
             interruptions=record.interruptions,
+            crashes=crashes,
             jitter=random.random(),  # noqa: S311  (spreads retries; nothing depends on its secrecy)
         )
 

@@ -20,6 +20,7 @@ from agent.core.fitting import Fit, FitDecision, decide_fit
 from agent.holds import Hold, Holds
 from launch.core.capacity import Amount
 from launch.core.quantity import show_duration
+from launch.core.retry import MAX_CRASHES
 from launch.core.states import Reason
 from launch.errors import BrokerError, Conflict, LaunchError, Problem, SpecError
 from launch.job import JobSpec
@@ -36,7 +37,6 @@ RECHECK_S = 1.0
 FIRST_BACKOFF_S = 0.25
 MAX_BACKOFF_S = 5.0
 RANKS = 9
-MAX_CRASHES = 3
 CRASHES_KEPT = 1000
 CRASH_DELAY_S = 2.0
 HOPELESS_DELAY_S = 300.0

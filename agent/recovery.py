@@ -6,6 +6,8 @@ the same id goes on as if nothing had happened.
 
 from __future__ import annotations
 
+import asyncio
+
 import structlog
 
 from agent.claims import Claims
@@ -14,6 +16,8 @@ from agent.holds import Hold
 from agent.ports import Container, Engine, EngineError, EngineUnavailable
 from launch.errors import LaunchError
 from launch.subjects import LABEL_ACK, LABEL_AGENT, LABEL_ATTEMPT, LABEL_QUEUE, LABEL_SEQ, LABEL_SUBMITTED, JobId
+
+ENGINE_RETRY_S = 1.0
 
 _log = structlog.get_logger(__name__)
 
@@ -28,11 +32,22 @@ async def recover(engine: Engine, claims: Claims, agent_id: str) -> list[Hold]:
             adopted.append(hold)
             continue
         _log.info("left over: removed", container=container.name, verdict=str(hold))
+        await _remove(engine, container)
+    return adopted
+
+
+async def _remove(engine: Engine, container: Container) -> None:
+    """Put it away, however long the engine is away: it may run, and its job with another agent as well."""
+    while True:
         try:
             await engine.remove(container.id)
-        except (EngineError, EngineUnavailable) as error:
+            return
+        except EngineUnavailable as error:
+            _log.warning("container not removed yet", container=container.name, error=error.message)
+        except EngineError as error:
             _log.warning("container not removed", container=container.name, error=error.message)
-    return adopted
+            return
+        await asyncio.sleep(ENGINE_RETRY_S)
 
 
 async def _look(claims: Claims, container: Container) -> Hold | Leftover:

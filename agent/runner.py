@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import traceback
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from datetime import datetime
@@ -94,12 +95,13 @@ class Runner:
                 outcome = await self._attempt(hold, name)
             except Fenced:
                 raise
-            except (
-                Exception
-            ) as error:  # a defect of ours must not cost the job its truthful end, nor the agent its life
+            # A defect of ours must not cost the job its truthful end, nor the agent its life.
+            except Exception as error:
                 log.exception("the agent failed at this job")
-                message = f"the agent itself failed: {type(error).__name__}: {error}"
-                outcome = Outcome(Event.FAIL, Reason.ENGINE_ERROR, message, None)
+                trace = "".join(traceback.format_exception(error))
+                message = f"the agent itself failed: {type(error).__name__}: {error}\n{trace}"
+                outcome = Outcome(Event.FAIL, Reason.ENGINE_ERROR, message, None, crashed=True)
+                await self._remove(name)  # it may still run, and nobody would look after it
             self._holds.unreserve(hold.job)
             await self._claims.settle(hold, outcome)
             log.info(

@@ -48,6 +48,9 @@ class JobRecord(BaseModel):
     interruptions: int = 0
     """Attempts lost to the infrastructure."""
 
+    crashes: int = 0
+    """Attempts at which the agent's own code failed; after three the job is set aside."""
+
     agent: str | None = None
     """The agent that owns, or owned, the current attempt."""
     container: str | None = None

@@ -52,13 +52,14 @@ class Outcome:
     """How an attempt ended.
 
     `event` is `SUCCEED`, `CANCEL`, or `FAIL`; whether a `FAIL` is final or followed by another attempt is for
-    `decide_retry` to say, from `reason`, which is None for a success only.
+    `decide_retry` to say, from `reason`, which is None for a success only. `crashed`: it was the agent's own code.
     """
 
     event: Event
     reason: Reason | None
     message: str
     exit_code: int | None
+    crashed: bool = False
 
 
 class Fault(NamedTuple):

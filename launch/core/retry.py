@@ -13,6 +13,9 @@ from launch.core.states import CAUSES, Cause, Reason
 MAX_INTERRUPTIONS = 10
 """After so many infrastructure faults a job fails: something about it, or about the fleet, needs a person."""
 
+MAX_CRASHES = 3
+"""A job at which the agent's own code has failed so often is set aside: it would fail there for ever."""
+
 FIRST_DELAY_S = 1.0
 MAX_DELAY_S = 300.0
 
@@ -31,11 +34,13 @@ class RetryDecision:
     why: str
 
 
-def decide_retry(*, reason: Reason, retries: int, failures: int, interruptions: int, jitter: float) -> RetryDecision:
+def decide_retry(
+    *, reason: Reason, retries: int, failures: int, interruptions: int, jitter: float, crashes: int = 0
+) -> RetryDecision:
     """Decide after one failed attempt.
 
     `retries` is what the spec allows, `failures` and `interruptions` what earlier attempts have used, `jitter` a
-    random number in [0, 1) that the caller draws.
+    random number in [0, 1) that the caller draws, `crashes` how often the agent's own code has failed at this job.
     """
     if reason is Reason.CANCELLED:
         return RetryDecision(False, 0.0, failures, interruptions, "it was cancelled")
@@ -44,6 +49,8 @@ def decide_retry(*, reason: Reason, retries: int, failures: int, interruptions: 
         return RetryDecision(False, 0.0, failures, interruptions, "the configuration would fail again")
     if cause is Cause.INFRASTRUCTURE:
         interruptions += 1
+        if crashes >= MAX_CRASHES:
+            return RetryDecision(False, 0.0, failures, interruptions, f"set aside after {crashes} such failures")
         if interruptions > MAX_INTERRUPTIONS:
             why = f"interrupted {interruptions} times by the infrastructure, the limit is {MAX_INTERRUPTIONS}"
             return RetryDecision(False, 0.0, failures, interruptions, why)

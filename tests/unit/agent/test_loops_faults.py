@@ -6,8 +6,7 @@ import asyncio
 
 import pytest
 
-from agent.intake import MAX_CRASHES
-from launch.core.retry import MAX_INTERRUPTIONS
+from launch.core.retry import MAX_CRASHES, MAX_INTERRUPTIONS
 from launch.core.states import Reason, State
 from launch.errors import BrokerError, BrokerUnavailable
 from launch.ports import Versioned
@@ -448,6 +447,26 @@ async def test_a_defect_in_the_run_of_a_job_is_its_outcome_and_not_the_agents_en
     assert (queued.reason, queued.interruptions) == (Reason.ENGINE_ERROR, 1)
     assert queued.message is not None
     assert "the agent itself failed: " in queued.message
+
+
+@simulated
+async def test_a_job_that_breaks_the_agent_each_time_is_set_aside_with_the_traceback() -> None:
+    world = make_world()
+    async with world.agent() as worker:
+
+        async def always_break(record: JobRecord) -> None:
+            if record.state is State.RUNNING:
+                raise ZeroDivisionError("a defect")
+
+        worker.records.before_write = always_break
+        record = await world.ended(world.submit(command=HOLD))
+        await world.journal.until("ack")
+        assert world.engine.containers == {}
+        assert not worker.task.done()
+    assert (record.state, record.reason, record.attempt, record.crashes) == (State.FAILED, Reason.ENGINE_ERROR, 3, 3)
+    assert record.message is not None
+    assert "ZeroDivisionError: a defect" in record.message
+    assert "always_break" in record.message
 
 
 @simulated
