@@ -34,7 +34,8 @@ _CONFIG = """\
 # Written anew at each start of the embedded server.
 listen: "127.0.0.1:{port}"
 server_name: "launch-embedded"
-jetstream {{ store_dir: {store} }}
+# What streams may reserve, not what they use; without it a part of the free disk, too little on a small one.
+jetstream {{ store_dir: {store}, max_file_store: 100GB }}
 max_payload: 8MB
 ports_file_dir: {ports}
 log_file: {log}
