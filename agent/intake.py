@@ -37,6 +37,8 @@ RECHECK_S = 1.0
 FIRST_BACKOFF_S = 0.25
 MAX_BACKOFF_S = 5.0
 RANKS = 9
+STATIC_PATIENCE_S = 300.0
+"""How long a job that fits no present worker of a `static` queue waits for a larger one to come (back)."""
 CRASHES_KEPT = 1000
 CRASH_DELAY_S = 2.0
 HOPELESS_DELAY_S = 300.0
@@ -233,6 +235,7 @@ class Intake:
         job = offer.delivery.message.job
         loop = asyncio.get_running_loop()
         since = loop.time()
+        waited_s = (self._clock.now() - offer.delivery.message.published_at).total_seconds()
         try:
             while True:
                 others = await self._others() if not amount.fits_in(self._holds.ledger.free) else []
@@ -244,7 +247,8 @@ class Intake:
                     others=others,
                     held_for_s=loop.time() - since,
                     hold_s=self._hold_s,
-                    more_may_come=self._queue().provider.type != "local",
+                    waited_s=waited_s,
+                    more_may_come=self._more_may_come(waited_s),
                 )
                 if decision.fit is not Fit.HOLD:
                     return decision
@@ -254,6 +258,16 @@ class Intake:
                         await self._room.wait()
         finally:
             self._holds.let_go(job)
+
+    def _more_may_come(self, waited_s: float) -> bool:
+        """Whether a worker could appear that is larger than those present."""
+        match self._queue().provider.type:
+            case "local":
+                return False
+            case "static":
+                return waited_s < STATIC_PATIENCE_S
+            case "aws":
+                return True
 
     async def _others(self) -> list[AgentPresence]:
         present = await self._broker.agents.list(self._queue().queue_name)

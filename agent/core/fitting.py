@@ -12,7 +12,10 @@ from launch.presence import AgentPresence, AgentState
 PASS_DELAY_S = 1.0
 """After passing a job on to somebody who has room."""
 LATER_DELAY_S = 10.0
-"""After giving up waiting for room, and while nobody present could ever run it."""
+"""After giving up waiting for room, and while nobody present could ever run it: at least this."""
+HOLD_SHARE = 0.25
+"""A job that has waited long is kept back for up to this share of its age: it is not starved by smaller ones. Between
+two such times the smaller ones get as long as it was kept back, so it does not block a worker for ever either."""
 
 
 class Fit(StrEnum):
@@ -44,12 +47,14 @@ def decide_fit(
     others: Sequence[AgentPresence],
     held_for_s: float,
     hold_s: float,
+    waited_s: float,
     more_may_come: bool,
 ) -> FitDecision:
     """Decide about a job of size `amount`.
 
     `others` are the other agents present in this queue, `held_for_s` for how long it has been kept back already,
-    `hold_s` the bound of that, `more_may_come` whether the scaler could still start a larger machine.
+    `hold_s` the least bound of that, `waited_s` its age since the submit, `more_may_come` whether a larger machine
+    could still appear.
     """
     if amount.fits_in(free):
         return FitDecision(Fit.RUN, "it fits")
@@ -58,9 +63,11 @@ def decide_fit(
     if roomy is not None:
         return FitDecision(Fit.PASS_ON, f"{roomy.agent_id} has room", PASS_DELAY_S)
     if amount.fits_in(capacity):
-        if held_for_s < hold_s:
+        if held_for_s < max(hold_s, HOLD_SHARE * waited_s):
             return FitDecision(Fit.HOLD, f"no room now: {amount.shortfall(free)} free")
-        return FitDecision(Fit.PASS_ON, f"no room came free: {amount.shortfall(free)} free", LATER_DELAY_S)
+        return FitDecision(
+            Fit.PASS_ON, f"no room came free: {amount.shortfall(free)} free", max(LATER_DELAY_S, held_for_s)
+        )
     larger = next((other for other in ready if amount.fits_in(other.capacity)), None)
     if larger is not None:
         return FitDecision(Fit.PASS_ON, f"too large here, {larger.agent_id} could run it", LATER_DELAY_S)

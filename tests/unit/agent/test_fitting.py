@@ -35,6 +35,7 @@ def decide(
     capacity: Amount,
     others: Sequence[AgentPresence] = (),
     held_for_s: float = 0.0,
+    waited_s: float = 0.0,
     more_may_come: bool = False,
 ) -> FitDecision:
     return decide_fit(
@@ -44,6 +45,7 @@ def decide(
         others=others,
         held_for_s=held_for_s,
         hold_s=60.0,
+        waited_s=waited_s,
         more_may_come=more_may_come,
     )
 
@@ -74,7 +76,15 @@ def test_without_room_anywhere_it_is_kept_with_the_numbers() -> None:
 
 def test_it_is_kept_for_a_bounded_time() -> None:
     decision = decide(2, free=room(1), capacity=room(4), held_for_s=60.0)
-    assert decision == FitDecision(Fit.PASS_ON, "no room came free: cpu 2 of 1 free", LATER_DELAY_S)
+    assert decision == FitDecision(Fit.PASS_ON, "no room came free: cpu 2 of 1 free", 60.0)
+    assert LATER_DELAY_S < 60.0
+
+
+def test_the_longer_it_has_waited_the_longer_it_is_kept_and_then_stays_away() -> None:
+    long_kept = decide(2, free=room(1), capacity=room(4), held_for_s=899.0, waited_s=3600.0)
+    assert long_kept.fit is Fit.HOLD
+    given_up = decide(2, free=room(1), capacity=room(4), held_for_s=900.0, waited_s=3600.0)
+    assert (given_up.fit, given_up.delay_s) == (Fit.PASS_ON, 900.0)
 
 
 def test_slots_count_too() -> None:
@@ -130,6 +140,7 @@ def test_every_decision_is_sound(
         others=others,
         held_for_s=held_for_s,
         hold_s=60.0,
+        waited_s=0.0,
         more_may_come=more_may_come,
     )
     ready = [one for one in others if one.state is AgentState.READY]
