@@ -1,4 +1,4 @@
-"""The engine is restarted, slow, or silent, and containers vanish: the agent lives, and jobs end for the right reason."""
+"""The engine is restarted, slow, or silent, and containers vanish: the agent lives, jobs end for the right reason."""
 
 from __future__ import annotations
 
