@@ -48,7 +48,7 @@ class Imds:
         """When the instance will be stopped or terminated; None if no notice stands, or nobody answers."""
         try:
             return await self._interruption()
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError, KeyError) as error:
+        except (aiohttp.ClientError, OSError, ValueError, KeyError, TypeError) as error:
             _log.debug("no word from the metadata service", error=str(error))
             return None
 
