@@ -186,7 +186,7 @@ class FakeEngine:
             if config["Image"] not in self.images:
                 raise EngineError("create", 404, f"No such image: {config['Image']}")
             script = self.scripts.get(tuple(config.get("Cmd") or ()), Script())
-            found = FakeContainer(secrets.token_hex(32), name, dict(config), script)
+            found = FakeContainer(self._new_id(), name, dict(config), script)
             self.containers[found.id] = found
         elif not same_attempt(found.config.get("Labels") or {}, config.get("Labels") or {}):
             raise EngineError("create", 409, f"the name {name} is another container's")
@@ -291,6 +291,9 @@ class FakeEngine:
             raise _unavailable(step)
         if self._failures[step]:
             raise self._failures[step].popleft()
+
+    def _new_id(self) -> str:
+        return secrets.token_hex(32)
 
     def _reply(self, step: str) -> None:
         if self._lost[step]:
