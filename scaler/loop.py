@@ -16,12 +16,15 @@ from datetime import datetime
 
 import structlog
 
+from launch.core.states import Event, Reason, State
 from launch.errors import LaunchError
+from launch.handle import unclaimed_record
 from launch.ports import Broker, Clock
 from launch.queue import QueueSpec
+from launch.subjects import JobId
 from scaler.core import ledger as ledgers
 from scaler.core.instance import StopMode
-from scaler.core.plan import Launch, Plan, Stop, plan
+from scaler.core.plan import Action, Launch, Plan, Refuse, Stop, plan
 from scaler.core.snapshot import History, Snapshot, Unknown
 from scaler.observe import Observer
 from scaler.ports import Provider
@@ -80,8 +83,7 @@ class QueueLoop:
         decided = plan(snapshot, self._observer.policy(self.spec), self._clock.now())
         self._keep(decided)
         for action in decided.actions:
-            done = await (self._launch(action) if isinstance(action, Launch) else self._stop(action))
-            if done:
+            if await self._act(action):
                 self._wake.set()  # The world is another one now: see what follows from that.
         return decided.next_look_at
 
@@ -111,6 +113,39 @@ class QueueLoop:
             self._say(f"still running, and left to end by themselves: {', '.join(left)}")
 
     # -- acting -----------------------------------------------------------------------------------------------------
+
+    async def _act(self, action: Action) -> bool:
+        """Carry one action out; whether it changed anything."""
+        match action:
+            case Launch():
+                return await self._launch(action)
+            case Stop():
+                return await self._stop(action)
+            case Refuse():
+                return await self._refuse(action)
+
+    async def _refuse(self, action: Refuse) -> bool:
+        """Record the job as failed, unless somebody has claimed or changed it; then take its message out."""
+        job = JobId.parse(action.job_id)
+        try:
+            known = await self._broker.records.get(job)
+            message = await self._broker.jobs.get(job)
+            if message is None or (known is not None and known.value.state is not State.QUEUED):
+                return False
+            now = self._clock.now()
+            base = known.value if known is not None else unclaimed_record(message)
+            record = base.moved(Event.FAIL, now, reason=Reason.UNSCHEDULABLE, message=action.why, finished_at=now)
+            if known is not None:
+                await self._broker.records.update(record, known.revision)
+            else:
+                await self._broker.records.create(record)
+            await self._broker.jobs.discard(job)
+        except LaunchError as error:
+            # Somebody was faster, or the broker is away: the next look shows what is left to do.
+            log.info("not refused", queue=self.spec.queue_name, job=action.job_id, why=error.message)
+            return False
+        log.info("refused", queue=self.spec.queue_name, job=action.job_id, why=action.why)
+        return True
 
     async def _launch(self, action: Launch) -> bool:
         token = secrets.token_hex(8)

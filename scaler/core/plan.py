@@ -20,6 +20,8 @@ from scaler.core.standing import Kind, Standing, standings
 
 NAMED_AT_MOST = 3
 """How many jobs of a kind a reason names."""
+REFUSED_AT_MOST = 100
+"""How many jobs one plan refuses; the next one goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +43,21 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True)
+class Refuse:
+    """End this pending job as unschedulable: nothing that is there or could be started would ever hold it."""
+
+    job_id: str
+    why: str
+
+
+Action = Launch | Stop | Refuse
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """What to do, when to look again at the latest (None: no need), and why, in sentences for people."""
 
-    actions: tuple[Launch | Stop, ...]
+    actions: tuple[Action, ...]
     next_look_at: datetime | None
     reasons: tuple[str, ...]
 
@@ -53,7 +66,7 @@ class Plan:
 class _Part:
     """One rule's share of the plan."""
 
-    actions: tuple[Launch | Stop, ...] = ()
+    actions: tuple[Action, ...] = ()
     look_at: tuple[datetime, ...] = ()
     reasons: tuple[str, ...] = ()
 
@@ -79,7 +92,14 @@ def plan(snapshot: Snapshot, policy: Policy, now: datetime) -> Plan:
         if item.kind is Kind.OVERDUE:
             boots = boots.failed(now, f"{item.worker.name} never registered")
     launches = _launch(fleet, packing, policy, boots, limit, now)
-    parts = (ended, idle, launches, _Part(reasons=(*excluded, *_waiting(packing, fleet, capacity, policy, pending))))
+    refused = _refuse(packing, fleet, capacity, policy)
+    parts = (
+        ended,
+        idle,
+        launches,
+        refused,
+        _Part(reasons=(*excluded, *_waiting(packing, fleet, capacity, policy, pending))),
+    )
 
     looks = [at for part in parts for at in part.look_at]
     looks += [item.due for item in fleet if item.due is not None]
@@ -182,9 +202,8 @@ def _waiting(
 ) -> Iterable[str]:
     """Why jobs go on waiting in spite of the plan."""
     more = packing.left + (0 if pending.paused else pending.beyond)
-    wholes = [item.worker.presence.capacity for item in fleet if item.room is not None and item.worker.presence]
-    larger = [job for job in packing.misfits if any(job.amount.fits_in(whole) for whole in wholes)]
-    hopeless = [job for job in packing.misfits if job not in larger]
+    wholes = _wholes(fleet)
+    larger, hopeless = _split(packing.misfits, wholes)
     if policy.elastic:
         if more:
             yield f"{_jobs(more)} waiting: max_instances is {policy.max_instances}"
@@ -203,6 +222,32 @@ def _waiting(
             yield f"{_jobs(more + len(larger))} waiting for room on a worker"
         if hopeless:
             yield f"{_named(hopeless)}: too large for any worker that is present"
+
+
+def _wholes(fleet: Sequence[Standing]) -> list[Amount]:
+    """What the workers that are of use hold when they are empty."""
+    return [item.worker.presence.capacity for item in fleet if item.room is not None and item.worker.presence]
+
+
+def _split(misfits: Sequence[PendingJob], wholes: Sequence[Amount]) -> tuple[list[PendingJob], list[PendingJob]]:
+    """Those that some present worker could hold were it empty, and those that none could."""
+    larger = [job for job in misfits if any(job.amount.fits_in(whole) for whole in wholes)]
+    ids = {job.id for job in larger}
+    return larger, [job for job in misfits if job.id not in ids]
+
+
+def _refuse(packing: Packing, fleet: Sequence[Standing], capacity: Amount, policy: Policy) -> _Part:
+    """What can never run here is told so at once, even while there is no worker that could tell it.
+
+    Where the scaler starts nothing, a larger worker may yet be started by somebody.
+    """
+    if not policy.elastic:
+        return _Part()
+    _, hopeless = _split(packing.misfits, _wholes(fleet))
+    why = "it asks for more than any worker of this queue can have"
+    return _Part(
+        tuple(Refuse(job.id, f"{why}: {job.amount.shortfall(capacity)}") for job in hopeless[:REFUSED_AT_MOST])
+    )
 
 
 def _named(jobs: Sequence[PendingJob]) -> str:

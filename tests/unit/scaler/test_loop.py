@@ -9,6 +9,8 @@ from datetime import timedelta
 
 import pytest
 
+from launch.core.states import Event, Reason, State
+from launch.handle import unclaimed_record
 from launch.presence import AgentPresence
 from launch.queue import QueueSpec
 from scaler.core.instance import Instance, InstanceState
@@ -169,3 +171,27 @@ async def test_an_instance_that_never_registers_is_killed_and_told(scene: Scene)
     await scene.loop.turn()
     assert [instance.id for instance in scene.cloud.of("q")] == [scene.instance.id]
     assert "its agent did not register within 1m00s" in scene.told[-1]
+
+
+async def test_a_job_that_could_never_run_is_ended_with_the_numbers(scene: Scene) -> None:
+    published = await scene.other.jobs.publish("q", "train", b'{"image": "x", "resources": {"cpu": 64}}')
+    await scene.loop.turn()
+    found = await scene.other.records.get(published.job)
+    assert found is not None
+    assert (found.value.state, found.value.reason) == (State.FAILED, Reason.UNSCHEDULABLE)
+    assert found.value.message is not None
+    assert "cpu 64 of 4" in found.value.message
+    assert await scene.other.jobs.get(published.job) is None
+
+
+async def test_a_job_that_somebody_has_claimed_meanwhile_is_left_alone(scene: Scene) -> None:
+    published = await scene.other.jobs.publish("q", "train", b'{"image": "x", "resources": {"cpu": 64}}')
+    message = await scene.other.jobs.get(published.job)
+    assert message is not None
+    claimed = unclaimed_record(message).moved(Event.CLAIM, scene.clock.now(), agent="large", attempt=1)
+    await scene.other.records.create(claimed)
+    await scene.loop.turn()
+    found = await scene.other.records.get(published.job)
+    assert found is not None
+    assert found.value == claimed
+    assert await scene.other.jobs.get(published.job) is not None

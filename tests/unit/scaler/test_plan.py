@@ -7,7 +7,7 @@ from datetime import timedelta
 from launch.core.capacity import Amount
 from launch.presence import AgentState
 from scaler.core.instance import InstanceState, StopMode
-from scaler.core.plan import Launch, Plan, Stop, plan
+from scaler.core.plan import Launch, Plan, Refuse, Stop, plan
 from scaler.core.snapshot import Boots, History, Pending, Snapshot, Worker
 from tests.unit.scaler.worlds import (
     CAPACITY,
@@ -77,9 +77,12 @@ def test_the_minimum_is_kept_without_work() -> None:
     assert decided.reasons == ("launch 1: min_instances is 2 and 1 exist",)
 
 
-def test_a_job_that_fits_no_instance_launches_nothing_and_is_named() -> None:
+def test_a_job_that_fits_no_instance_launches_nothing_and_is_refused_by_name() -> None:
     decided = decide(snapshot(pending=[job(7, 8), *(job(n, 0, gpus=1) for n in range(8, 12))]))
-    assert decided.actions == ()
+    refused = [action for action in decided.actions if isinstance(action, Refuse)]
+    assert {action.job_id for action in refused} == {f"q/{n}" for n in range(7, 12)}
+    assert refused[0] == Refuse("q/7", "it asks for more than any worker of this queue can have: cpu 8 of 4")
+    assert len(decided.actions) == len(refused)
     assert decided.reasons[0] == "q/7 fits no instance that could be started: cpu 8 of 4"
     assert decided.reasons[-1] == "and 2 more like that"
 
@@ -239,3 +242,9 @@ def test_agents_cut_off_with_the_broker_keep_their_place() -> None:
     decided = decide(snapshot([stale], jobs(4)))
     assert decided.actions == ()
     assert stopped(decide(snapshot([stale]))) == []
+
+
+def test_where_somebody_may_yet_start_a_larger_worker_nothing_is_refused() -> None:
+    decided = decide(snapshot(pending=[job(7, 8)]), elastic=False)
+    assert decided.actions == ()
+    assert decided.reasons == ("1 job waiting: no worker is present, and the scaler starts none for this queue",)

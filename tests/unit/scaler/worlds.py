@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from launch.core.capacity import Amount
 from launch.presence import AgentPresence, AgentState
 from scaler.core.instance import Instance, InstanceState, StopMode
-from scaler.core.plan import Launch, Plan
+from scaler.core.plan import Launch, Plan, Refuse
 from scaler.core.snapshot import Boots, History, Pending, PendingJob, Policy, Snapshot, Unknown, Worker
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -103,19 +103,23 @@ def carry_out(before: Snapshot, decided: Plan) -> Snapshot:
     """The world at the same moment, after the plan: what was launched starts, what was stopped is stopping."""
     assert not isinstance(before.workers, Unknown)
     assert not isinstance(before.capacity, Unknown)
-    workers, boots = list(before.workers), before.boots
+    workers, boots, pending = list(before.workers), before.boots, before.pending
     for action in decided.actions:
         if isinstance(action, Launch):
             for number in range(action.count):
                 fresh = Instance(f"i-zz-{number:03d}", f"zz-{number:03d}", NOW, InstanceState.STARTING, before.capacity)
                 workers.append(Worker(fresh, None, History.NEW, absent_since=NOW))
             continue
+        if isinstance(action, Refuse):
+            assert isinstance(pending, Pending)
+            pending = replace(pending, jobs=tuple(one for one in pending.jobs if one.id != action.job_id))
+            continue
         for at, worker in enumerate(workers):
             if worker.instance is not None and worker.instance.id == action.instance_id:
                 workers[at] = replace(worker, instance=replace(worker.instance, state=InstanceState.STOPPING))
         if action.mode is StopMode.KILL:
             boots = boots.failed(NOW, action.why)
-    return replace(before, workers=tuple(workers), boots=boots)
+    return replace(before, workers=tuple(workers), boots=boots, pending=pending)
 
 
 # -- any world ------------------------------------------------------------------------------------------------------
