@@ -13,7 +13,7 @@ from agent.core.outcome import StopCause
 from agent.holds import Hold, Holds
 from agent.persist import until_heard
 from agent.presence import Presence
-from launch.errors import BrokerError
+from launch.errors import BrokerError, LaunchError
 from launch.ports import Cancels
 
 RETRY_S = 1.0
@@ -52,6 +52,12 @@ async def _look(claims: Claims, hold: Hold) -> None:
         await claims.refresh(hold)
     except Fenced:
         hold.ask_to_stop(StopCause.FENCED)
+        return
+    except BrokerError:
+        raise
+    except LaunchError as error:
+        # A record that somebody has spoilt says nothing: its job goes on, and so do the others.
+        _log.warning("a record can't be read", job=str(hold.job), error=error.message)
         return
     if hold.record.cancel is not None:
         _log.info("cancel requested", job=str(hold.job), by=hold.record.cancel.by)

@@ -94,7 +94,8 @@ class Intake:
                         self._consumers = consumers
                         self._consumers_changed.set()
                         backoff_s = FIRST_BACKOFF_S
-            except BrokerError as error:
+            except LaunchError as error:
+                # A queue that is not there is no reason to leave what runs: it may come back, and the spec says if not.
                 _log.warning("can't learn of job types", error=error.message, next_try_s=backoff_s)
             await asyncio.sleep(backoff_s)
             backoff_s = min(MAX_BACKOFF_S, backoff_s * 2)

@@ -27,6 +27,8 @@ async def recover(engine: Engine, claims: Claims, agent_id: str) -> list[Hold]:
     adopted = []
     for container in await engine.list({LABEL_AGENT: agent_id}):
         hold = await _look(claims, container)
+        if hold is None:
+            continue
         if isinstance(hold, Hold):
             _log.info("adopted", job=str(hold.job), container=container.id[:12], state=container.state)
             adopted.append(hold)
@@ -50,11 +52,16 @@ async def _remove(engine: Engine, container: Container) -> None:
         await asyncio.sleep(ENGINE_RETRY_S)
 
 
-async def _look(claims: Claims, container: Container) -> Hold | Leftover:
+async def _look(claims: Claims, container: Container) -> Hold | Leftover | None:
+    """What becomes of one container; None if its record can't be read: then nobody can tell, and it is left alone."""
     labels = container.labels
     try:
         job = JobId.parse(f"{labels.get(LABEL_QUEUE, '')}/{labels.get(LABEL_SEQ, '')}")
         attempt = int(labels.get(LABEL_ATTEMPT, ""))
     except (LaunchError, ValueError):
         return Leftover.DISCARD
-    return await claims.adopt(job, attempt, labels.get(LABEL_SUBMITTED, ""), labels.get(LABEL_ACK, ""))
+    try:
+        return await claims.adopt(job, attempt, labels.get(LABEL_SUBMITTED, ""), labels.get(LABEL_ACK, ""))
+    except LaunchError as error:
+        _log.warning("left alone: its record can't be read", container=container.name, error=error.message)
+        return None
