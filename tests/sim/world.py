@@ -273,6 +273,17 @@ class SimLink(Link):
         self.world = world
         self.process = process
 
+    @property
+    def since(self) -> datetime | None:
+        """As the real one tells it: timed apart from the clock, which may have been set meanwhile."""
+        if self._since_s is None:
+            return None
+        return self._clock.now() - timedelta(seconds=asyncio.get_running_loop().time() - self._since_s)
+
+    @since.setter
+    def since(self, value: datetime | None) -> None:
+        self._since_s = None if value is None else asyncio.get_running_loop().time()
+
     def request(self) -> _Request:  # type: ignore[override]  # a context manager like the other, made by hand for speed
         return _Request(self, _caller())
 

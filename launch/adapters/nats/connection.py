@@ -10,8 +10,9 @@ import asyncio
 import contextlib
 import json
 import re
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -74,7 +75,7 @@ class Connection:
     def __init__(self, url: str) -> None:
         self.url = url
         self.client = NatsClient()
-        self.connected_since: datetime | None = None
+        self._connected_at: float | None = None
         self._listeners: set[Callable[[], None]] = set()
         self._background: set[asyncio.Task[None]] = set()
         self._first_error: asyncio.Future[None] | None = None
@@ -115,7 +116,7 @@ class Connection:
             if self._first_error.done():
                 self._first_error.exception()
             self._first_error = None
-        self.connected_since = datetime.now(UTC)
+        self._connected_at = time.monotonic()
         await self._check_server()
 
     async def close(self) -> None:
@@ -129,7 +130,14 @@ class Connection:
                     await self.client.flush(2)
             with contextlib.suppress(nats.errors.Error, OSError):
                 await self.client.close()
-        self.connected_since = None
+        self._connected_at = None
+
+    @property
+    def connected_since(self) -> datetime | None:
+        """Since when the connection stands without a break; right after the clock was set, too: it is timed apart."""
+        if self._connected_at is None:
+            return None
+        return datetime.now(UTC) - timedelta(seconds=time.monotonic() - self._connected_at)
 
     async def _probe(self, timeout_s: float) -> None:
         """See whether anybody listens at all: the client itself would go on trying for ever."""
@@ -177,10 +185,10 @@ class Connection:
             self._first_error.set_exception(error)
 
     async def _on_disconnect(self) -> None:
-        self.connected_since = None
+        self._connected_at = None
 
     async def _on_reconnect(self) -> None:
-        self.connected_since = datetime.now(UTC)
+        self._connected_at = time.monotonic()
         for listener in tuple(self._listeners):
             listener()
 
