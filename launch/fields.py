@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 import shlex
-from typing import Annotated, Any
+from collections.abc import Iterator
+from typing import Annotated, Any, Protocol, SupportsIndex
 
 from pydantic import (
     BaseModel,
@@ -34,7 +35,11 @@ from launch.subjects import NAME_PATTERN, is_name
 
 
 class Spec(BaseModel):
-    """Base of everything that users write: frozen, and an unknown key is an error."""
+    """Base of everything that users write: frozen, and an unknown key is an error.
+
+    A field is annotated with what is read from it. What a constructor takes is wider (`memory="8Gi"`, a list for a
+    tuple), so each model says that for type checkers in an `__init__` of its own; pydantic's is what runs.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -124,6 +129,19 @@ Name = Annotated[str, BeforeValidator(_name), WithJsonSchema({"type": "string", 
 
 Image = Annotated[str, BeforeValidator(_image), WithJsonSchema({"type": "string"})]
 """An image reference as Docker writes it."""
+
+Scalar = str | float
+"""What a constructor takes for a `Text` or an amount: as people write it, or as a number."""
+
+
+class WordsGiven(Protocol):
+    """What a constructor takes for `Words`: a list or tuple; no lone string, since that contains only strings."""
+
+    def __getitem__(self, index: SupportsIndex, /) -> Scalar: ...
+    def __iter__(self) -> Iterator[Scalar]: ...
+    def __len__(self) -> int: ...
+    def __contains__(self, value: object, /) -> bool: ...
+
 
 AS_WRITTEN = {"as_written": True}
 """Context for `model_dump`: amounts as people write them (`512Mi`, `5s`) instead of plain numbers."""

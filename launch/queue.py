@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from launch.fields import Cpus, Duration, Env, Image, Memory, Name, Spec, Text
+from launch.fields import Cpus, Duration, Env, Image, Memory, Name, Scalar, Spec, Text
 from launch.job import JobSpec, Resources
 
 
@@ -18,6 +19,16 @@ class LocalProvider(Spec):
     """CPUs that one agent offers. Unset: the machine's, divided by `max_instances`."""
     memory: Memory | None = None
     """Memory that one agent offers. Unset: the machine's, divided by `max_instances`."""
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            type: Literal["local"] = "local",  # noqa: A002  (the field's name)
+            cpu: Scalar | None = None,
+            memory: Scalar | None = None,
+        ) -> None: ...
 
 
 class StaticProvider(Spec):
@@ -38,7 +49,16 @@ class AwsProvider(Spec):
     """The machine image. Unset: a public one that fits the instance type."""
 
 
-Provider = Annotated[LocalProvider | StaticProvider | AwsProvider, Field(discriminator="type")]
+_Tagged = Annotated[LocalProvider | StaticProvider | AwsProvider, Field(discriminator="type")]
+
+
+def _provider(value: object) -> object:
+    """`local` for short is `{type: local}`."""
+    return {"type": value} if isinstance(value, str) else value
+
+
+Provider = Annotated[_Tagged, BeforeValidator(_provider, json_schema_input_type=Literal["local", "static"] | _Tagged)]
+"""Where workers come from; one that needs no settings may be written as its type alone."""
 
 
 class JobDefaults(Spec):
@@ -50,6 +70,16 @@ class JobDefaults(Spec):
     """Resources; each one that a job names itself wins."""
     timeout: Duration | None = None
     """Time limit of an attempt."""
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            env: Mapping[str, Scalar] = {},
+            resources: Resources = ...,
+            timeout: Scalar | None = None,
+        ) -> None: ...
 
 
 class QueueSpec(Spec):
@@ -73,6 +103,22 @@ class QueueSpec(Spec):
     """The only types that this queue's workers take. Unset: any."""
     max_jobs_per_agent: Annotated[int, Field(ge=1, le=10_000)] | None = None
     """How many jobs one worker runs at a time. Unset: one a CPU."""
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            queue_name: str,
+            provider: LocalProvider | StaticProvider | AwsProvider | Literal["local", "static"] = ...,
+            min_instances: int = 0,
+            max_instances: int = 1,
+            agent_image: str | None = None,
+            idle_timeout: Scalar = 60.0,
+            defaults: JobDefaults = ...,
+            job_types: list[str] | tuple[str, ...] | None = None,
+            max_jobs_per_agent: int | None = None,
+        ) -> None: ...
 
     @model_validator(mode="after")
     def _bounds(self) -> Self:

@@ -71,8 +71,7 @@ def parse_job_json(body: bytes, *, source: str) -> JobSpec:
 def build(model: type[S], tree: object, *, source: str) -> S:
     """`tree` as a `model`; raises `SpecError` with every problem at once."""
     if not isinstance(tree, dict):
-        kind = "nothing" if tree is None else f"a {type(tree).__name__}"
-        raise SpecError(source, [Problem("", f"found {kind}", f"allowed: the keys {_keys(model)}")])
+        raise SpecError(source, [Problem("", f"found {_kind(tree)}", f"allowed: the keys {_keys(model)}")])
     try:
         json.dumps(tree, ensure_ascii=False).encode()
     except UnicodeEncodeError:
@@ -120,8 +119,12 @@ def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return tree
 
 
+class _KeyTwice(yaml.constructor.ConstructorError):
+    pass
+
+
 class _TextLoader(yaml.SafeLoader):
-    """Keeps every scalar as the text that was written; only null stays null. Refuses duplicate keys."""
+    """Keeps every scalar as the text that was written; only a null value stays null. Refuses duplicate keys."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012  (PyYAML reads this class attribute; it is never changed)
         first: [(tag, regexp) for tag, regexp in resolvers if tag == "tag:yaml.org,2002:null"]
@@ -132,10 +135,9 @@ class _TextLoader(yaml.SafeLoader):
         seen: set[str] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
+                key.tag = "tag:yaml.org,2002:str"  # a key is text as well, even `null`
                 if key.value in seen:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"found the key '{key.value}' twice; allowed: each key once", key.start_mark
-                    )
+                    raise _KeyTwice(None, None, f"found the key '{key.value}' twice", key.start_mark)
                 seen.add(key.value)
         return super().construct_mapping(node, deep=deep)
 
@@ -157,7 +159,8 @@ def _load_yaml(text: str, source: str) -> object:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         found = getattr(error, "problem", None) or str(error)
-        raise SpecError(source, [Problem(where, str(found), "allowed: valid YAML, indented by spaces")]) from None
+        allowed = "each key once" if isinstance(error, _KeyTwice) else "valid YAML, indented by spaces"
+        raise SpecError(source, [Problem(where, str(found), f"allowed: {allowed}")]) from None
     except (RecursionError, ValueError) as error:
         raise SpecError(source, [Problem("", f"can't be read: {error}", "allowed: plain YAML")]) from None
 
@@ -204,11 +207,17 @@ def _problem(model: type[BaseModel], detail: Any) -> Problem:
         loc = loc[:-1]  # pydantic's mark that the name of a key is meant, not its value
     found = _found(detail["input"])
     owner = _owner(model, loc)
-    where = ".".join(str(part) for part in loc if part not in ("aws", "local", "static") or loc[0] != "provider")
+    where = ".".join(
+        str(part) or "''" for part in loc if part not in ("aws", "local", "static") or loc[0] != "provider"
+    )
     if kind == "extra_forbidden":
         key = str(loc[-1])
-        near = difflib.get_close_matches(key, list(owner.model_fields), n=1, cutoff=0.6)
-        return Problem(where, "found an unknown key", f"allowed: {_keys(owner)}", near[0] if near else None)
+        near = _nearest(key, list(owner.model_fields))
+        return Problem(where, "found an unknown key", f"allowed: {_keys(owner)}", near)
+    if kind == "invalid_key":
+        return Problem(
+            ".".join(map(str, loc[:-1])), f"found the key {str(loc[-1])[:80]!r}", "allowed: keys that are text"
+        )
     if kind == "missing":
         return Problem(where, "found nothing", f"allowed: a value ({_meaning(owner, loc)})")
     if kind == "value_error":
@@ -216,9 +225,9 @@ def _problem(model: type[BaseModel], detail: Any) -> Problem:
         head, _, tail = text.partition("; ")
         return Problem(where, head, tail)
     if kind == "union_tag_invalid":
-        value = detail["ctx"]["tag"]
-        near = difflib.get_close_matches(value, ["aws", "local", "static"], n=1)
-        return Problem(f"{where}.type", f"found '{value}'", "allowed: aws, local or static", near[0] if near else None)
+        value = str(detail["ctx"]["tag"])
+        near = _nearest(value, ["aws", "local", "static"])
+        return Problem(f"{where}.type", _found(value), "allowed: aws, local or static", near)
     if kind == "union_tag_not_found":
         return Problem(f"{where}.type", "found nothing", "allowed: aws, local or static")
     bounds = {"greater_than_equal": ("ge", "at least"), "less_than_equal": ("le", "at most")}
@@ -227,6 +236,20 @@ def _problem(model: type[BaseModel], detail: Any) -> Problem:
         return Problem(where, found, f"allowed: {words} {detail['ctx'][name]}")
     base = kind.split("_", maxsplit=1)[0]
     return Problem(where, found, _ALLOWED.get(base, f"allowed: {detail['msg'].removeprefix('Input should be ')}"))
+
+
+def _kind(tree: object) -> str:
+    """What stands where a mapping should; both readers make strings of numbers."""
+    if tree is None:
+        return "nothing"
+    if isinstance(tree, bool):
+        return "true or false"
+    return "a list" if isinstance(tree, (list, tuple)) else "a string"
+
+
+def _nearest(text: str, known: list[str]) -> str | None:
+    """The one of `known` (all lower case) that `text` resembles most, whatever its case; None if none does."""
+    return next(iter(difflib.get_close_matches(text.lower(), known, n=1, cutoff=0.6)), None)
 
 
 def _found(value: object) -> str:

@@ -146,6 +146,8 @@ def test_every_field_can_be_written_in_a_file() -> None:
         ("env: [a]", "env: found a list; allowed: keys with values"),
         ("env: {A: [b]}", "env.A: found a list; allowed: a string or a number"),
         ("env: {A: }", 'env.A: found nothing; allowed: a string \\(write "" for an empty one\\)'),
+        ("env: {~: c}", "env.~: found the name '~'; allowed: letters, digits"),
+        ("IMAGES: y", "IMAGES: found an unknown key; .*did you mean 'image'\\?"),
         ("env: {a b: c}", "env.a b: found the name 'a b'; allowed: letters, digits"),
         ("resources: 3", "resources: found '3'; allowed: keys with values"),
         ("job_type: Train", "job_type: found 'Train'; allowed: 1 to 63 of a-z"),
@@ -164,7 +166,10 @@ def test_a_job_file_problem_names_key_found_and_allowed(text: str, problem: str)
         ("provider: {region: x}", "provider.type: found nothing; allowed: aws, local or static"),
         ("provider: {type: aws, region: x}", "provider.instance_type: found nothing; allowed: a value"),
         ("provider: {type: local, regon: x}", "provider.regon: found an unknown key; allowed: type, cpu, memory"),
-        ("provider: aws", "provider: found 'aws'; allowed: keys with values"),
+        ("provider: gcp", "provider.type: found 'gcp'; allowed: aws, local or static"),
+        ("provider: Sttic", "provider.type: found 'Sttic'; allowed: aws, local or static; did you mean 'static'\\?"),
+        ("provider: {type: LOCAL}", "provider.type: found 'LOCAL'; .*did you mean 'local'\\?"),
+        ("provider: [local]", "provider: found a list; allowed: keys with values"),
         ("min_instances: 5", "found min_instances 5 with max_instances 1; allowed: min_instances of at most"),
         ("max_instance: 5", "max_instance: found an unknown key; .*did you mean 'max_instances'\\?"),
         ("defaults: {resources: {gpus: 3}}", "defaults.resources.gpus: found an unknown key; .*'gpu'\\?"),
@@ -173,6 +178,14 @@ def test_a_job_file_problem_names_key_found_and_allowed(text: str, problem: str)
 def test_a_queue_file_problem_names_key_found_and_allowed(text: str, problem: str) -> None:
     [found] = problems_of(f"queue_name: q\n{text}\n", queue=True)
     assert re.match(problem, str(found)), str(found)
+
+
+@pytest.mark.parametrize("kind", ["local", "static"])
+def test_a_provider_that_needs_no_settings_may_be_its_type_alone(kind: str) -> None:
+    short = parse_queue_yaml(f"queue_name: q\nprovider: {kind}\n", source="s")
+    assert short == parse_queue_yaml(f"queue_name: q\nprovider: {{type: {kind}}}\n", source="s")
+    with pytest.raises(SpecError, match=r"provider\.region: found nothing"):
+        parse_queue_yaml("queue_name: q\nprovider: aws\n", source="s")
 
 
 def test_all_problems_are_told_at_once() -> None:
@@ -232,10 +245,12 @@ def test_a_whole_file_without_indentation_is_recognised() -> None:
         ("", "found nothing; allowed: the keys job_type"),
         ("# only a comment", "found nothing"),
         ("- a\n- b\n", "found a list"),
-        ("just text", "found a str"),
+        ("just text", "found a string;"),
         ("a: b: c", "line 1, column 5: mapping values are not allowed here"),
         ("image: x\n\tcommand: [a]", "line 2, column 1"),
-        ("image: x\nimage: y", "found the key 'image' twice"),
+        ("image: x\nimage: y", "line 2, column 1: found the key 'image' twice; allowed: each key once"),
+        ("image: x\nnull: 1", "null: found an unknown key"),
+        ('image: x\n"": 1', "'': found an unknown key"),
         ("image: x\nenv:\n  A: 1\n  A: 2\n", "found the key 'A' twice"),
         ("image: x\n---\nimage: y", "another document"),
         ("image: !!python/object/apply:os.system [ls]", "could not determine a constructor"),
@@ -274,7 +289,7 @@ def test_an_alias_is_fine() -> None:
         (b"\xff\xfe\x00", "a body that is not JSON"),
         (b"null", "found nothing"),
         (b"[1]", "found a list"),
-        (b'"x"', "found a str"),
+        (b'"x"', "found a string;"),
         (b'{"image": "x", "image": "y"}', "image: found it twice"),
         (b'{"image": "x", "resources": {"cpu": 1, "cpu": 2}}', "cpu: found it twice"),
         (b'{"image": "x", "imag": 1}', "did you mean 'image'"),
