@@ -20,14 +20,22 @@ if TYPE_CHECKING:
     from launch.client import Client as Client
     from launch.client import connect as connect
     from launch.core.capacity import Amount as Amount
+    from launch.core.explain import Why as Why
     from launch.core.states import Reason as Reason
     from launch.core.states import State as State
+    from launch.errors import BrokerUnavailable as BrokerUnavailable
+    from launch.errors import BrokerUnsuitable as BrokerUnsuitable
+    from launch.errors import Conflict as Conflict
     from launch.errors import LaunchError as LaunchError
+    from launch.errors import NotFound as NotFound
+    from launch.errors import Problem as Problem
+    from launch.errors import QueueFull as QueueFull
     from launch.errors import SpecError as SpecError
     from launch.handle import Job as Job
     from launch.job import JobSpec as JobSpec
     from launch.job import Resources as Resources
     from launch.lines import LogLine as LogLine
+    from launch.ports import QueueStatus as QueueStatus
     from launch.presence import AgentPresence as AgentPresence
     from launch.queue import AwsProvider as AwsProvider
     from launch.queue import JobDefaults as JobDefaults
@@ -44,10 +52,18 @@ _HOMES = {
     "LogLine": "launch.lines",
     "connect": "launch.client",
     "Amount": "launch.core.capacity",
+    "Why": "launch.core.explain",
     "Reason": "launch.core.states",
     "State": "launch.core.states",
+    "BrokerUnavailable": "launch.errors",
+    "BrokerUnsuitable": "launch.errors",
+    "Conflict": "launch.errors",
     "LaunchError": "launch.errors",
+    "NotFound": "launch.errors",
+    "Problem": "launch.errors",
+    "QueueFull": "launch.errors",
     "SpecError": "launch.errors",
+    "QueueStatus": "launch.ports",
     "JobSpec": "launch.job",
     "Resources": "launch.job",
     "AgentPresence": "launch.presence",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
 from launch.core.capacity import Amount
-from launch.fields import Cpus, Duration, Env, Image, Labels, Memory, Name, Spec, Text, Words
+from launch.fields import Cpus, Duration, Env, Image, Labels, Memory, Name, Scalar, Spec, Text, Words, WordsGiven
 
 
 class Resources(Spec):
@@ -19,6 +20,10 @@ class Resources(Spec):
     """Whole GPUs, never shared between jobs."""
     memory: Memory | None = None
     """Bytes of memory. Unset: none held, no limit."""
+
+    if TYPE_CHECKING:
+
+        def __init__(self, *, cpu: Scalar | None = None, gpu: int = 0, memory: Scalar | None = None) -> None: ...
 
     def amount(self) -> Amount:
         """The vector that this holds of a worker, one job slot included."""
@@ -63,3 +68,26 @@ class JobSpec(Spec):
     """Output beyond this many bytes an attempt is dropped, with a line that says so. Unset: the agent's limit."""
     labels: Labels = Field(default_factory=dict)
     """The user's own marks, shown and searched, never interpreted."""
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            job_type: str | None = None,
+            name: Scalar | None = None,
+            image: str,
+            entrypoint: WordsGiven | None = None,
+            command: WordsGiven = (),
+            env: Mapping[str, Scalar] = {},
+            workdir: str | None = None,
+            user: str | int | None = None,
+            resources: Resources = ...,
+            timeout: Scalar | None = None,
+            expire_after: Scalar | None = None,
+            retries: int = 0,
+            stop_grace: Scalar = 10.0,
+            shm_size: Scalar | None = None,
+            max_log_bytes: Scalar | None = None,
+            labels: Mapping[str, Scalar] = {},
+        ) -> None: ...

@@ -13,7 +13,7 @@ from agent.ports import Container, EngineError
 from launch.core.states import CAUSES, Cause, Event, Reason
 from launch.job import JobSpec, Resources
 
-SPEC = JobSpec(job_type="train", image="x", resources=Resources(memory="2Gi"), timeout="90s")  # type: ignore[arg-type]
+SPEC = JobSpec(job_type="train", image="x", resources=Resources(memory="2Gi"), timeout="90s")
 FINISHED = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 
 
