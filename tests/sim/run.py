@@ -26,8 +26,8 @@ from tests.sim.promise import broken_promises
 from tests.sim.world import World
 
 POLL_S = 0.5
-PATIENCE_S = 1200.0
-"""So long after the last fault everything must have come to its end."""
+PATIENCE_S = 3600.0
+"""So long after the last fault everything must have come to its end, the ten longest backoffs of a job included."""
 
 
 # Read from the disk for every agent that starts, which would take a tenth of a run.
