@@ -27,6 +27,7 @@ class Run:
     job: JobId
     attempt: int
     container: str
+    agent: str
     starts: int = 0
     started_ns: int = 0
     ended_ns: int = 0
@@ -107,7 +108,8 @@ class Runs:
         run = self._runs.get(container)
         if run is None:
             job = JobId(labels["launch.queue"], int(labels["launch.seq"]))
-            run = self._runs[container] = Run(job, int(labels["launch.attempt"]), container)
+            run = Run(job, int(labels["launch.attempt"]), container, labels["launch.agent"])
+            self._runs[container] = run
         match event["Action"]:
             case "start":
                 run.started_ns = at_ns
