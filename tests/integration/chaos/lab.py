@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
@@ -102,6 +103,11 @@ class Chaos(Lab):
         async with asyncio.timeout(30):
             while words not in agent.said():  # noqa: ASYNC110  (a file tells nobody that it has grown)
                 await asyncio.sleep(0.05)
+
+    async def copies(self, stream: str) -> int:
+        """How many servers keep a stream."""
+        answer = await self.raw.request(f"$JS.API.STREAM.INFO.{stream}", timeout=5)
+        return int(json.loads(answer.data)["config"]["num_replicas"])
 
     async def redelivered(self, stream: str, count: int) -> None:
         """Wait until the consumer `train` has handed out so many messages once more."""

@@ -80,6 +80,8 @@ async def test_a_killed_leader_hands_everything_out_again_and_nothing_runs_twice
         await asyncio.gather(*(lab.running(job) for job in jobs))
         before = {job: (await lab.running(job)).container for job in jobs}
         stream = work_stream(lab.queue)
+        # Agents look at the streams as ones that know of a single copy, and must leave the others alone.
+        assert {await lab.copies(name) for name in (stream, "KV_jobs", "KV_agents", "logs")} == {3}
         info = await consumer_info(lab.raw, stream, "train")
         assert (info["num_ack_pending"], info["num_redelivered"]) == (HELD, 0)
         await cluster.kill(info["cluster"]["leader"])
