@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from launch.core.capacity import Amount
 from launch.core.states import State
 from launch.presence import AgentPresence, AgentState
-from launch.queue import AwsProvider, QueueSpec, StaticProvider
+from launch.queue import AwsProvider, LocalProvider, QueueSpec, StaticProvider
 from launch.record import JobRecord
 
 
@@ -66,12 +66,12 @@ def _preparing(record: JobRecord, agents: Sequence[AgentPresence]) -> Why:
 def _queued(record: JobRecord, queue: QueueSpec, agents: Sequence[AgentPresence]) -> Why:
     need = queue.with_defaults(record.spec).resources.amount() if record.spec else Amount(slots=1)
     if not agents:
-        return _no_agents(queue, record)
+        return _no_agents(queue, record, need)
     takers = [a for a in agents if a.job_types is None or record.job_type in a.job_types]
     if not takers:
         return Why(
             f"none of the {_count(agents)} present takes the type {record.job_type}",
-            f"start one: launch agent -q {record.queue} -t {record.job_type}",
+            f"start one with: launch agent -q {record.queue} -t {record.job_type}",
         )
     able = [agent for agent in takers if need.fits_in(agent.capacity)]
     if not able:
@@ -87,7 +87,9 @@ def _queued(record: JobRecord, queue: QueueSpec, agents: Sequence[AgentPresence]
         return _about_to_start(record)
     held = sum(len(agent.holds) for agent in ready)
     fullest = min(ready, key=lambda agent: need.load_of(agent.free))
-    return Why(f"{_count(ready)} present, all full (holding {held} jobs): short of {need.shortfall(fullest.free)}")
+    return Why(
+        f"{_count(ready)} present, all full (holding {_counted(held, 'job')}): short of {need.shortfall(fullest.free)}"
+    )
 
 
 def _about_to_start(record: JobRecord) -> Why:
@@ -98,15 +100,30 @@ def _about_to_start(record: JobRecord) -> Why:
     return Why("about to be taken by an agent")
 
 
-def _no_agents(queue: QueueSpec, record: JobRecord) -> Why:
+def _no_agents(queue: QueueSpec, record: JobRecord, need: Amount) -> Why:
     text = "no agents are present"
     if isinstance(queue.provider, StaticProvider):
-        return Why(text, f"start one: launch agent -q {record.queue}")
+        return Why(text, f"start one with: launch agent -q {record.queue}")
     if queue.max_instances == 0:
         return Why(f"{text}, and the queue's max_instances is 0", "raise it and apply the queue again")
+    if isinstance(queue.provider, LocalProvider) and (lack := need.shortfall(_largest(queue.provider, need))):
+        return Why(
+            f"it fits no worker that this queue can have: {lack}", "ask for less, or give the queue's provider more"
+        )
     kind = "an EC2 instance" if isinstance(queue.provider, AwsProvider) else "one"
     return Why(f"{text} yet", f"the scaler starts {kind}, as long as `launch up` or `launch scaler` runs")
 
 
+def _largest(provider: LocalProvider, need: Amount) -> Amount:
+    """The largest worker that there can be, as far as the provider's settings say; the rest is taken for enough."""
+    cpu = need.cpu_milli if provider.cpu is None else round(provider.cpu * 1000)
+    memory = need.memory_bytes if provider.memory is None else provider.memory
+    return need.model_copy(update={"cpu_milli": cpu, "memory_bytes": memory})
+
+
 def _count(agents: Sequence[AgentPresence]) -> str:
-    return "1 agent" if len(agents) == 1 else f"{len(agents)} agents"
+    return _counted(len(agents), "agent")
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -9,7 +9,7 @@ from launch.core.explain import explain
 from launch.core.states import Reason, State
 from launch.job import JobSpec, Resources
 from launch.presence import AgentPresence, AgentState
-from launch.queue import AwsProvider, QueueSpec, StaticProvider
+from launch.queue import AwsProvider, LocalProvider, QueueSpec, StaticProvider
 from launch.record import CancelRequest, JobRecord
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -46,9 +46,20 @@ def test_what_runs_or_is_over_waits_for_nothing(state: State) -> None:
 def test_no_agents() -> None:
     assert "no agents are present yet; the scaler starts one" in why()
     assert "EC2" in why(queue=QUEUE.model_copy(update={"provider": AwsProvider(region="r", instance_type="t")}))
-    assert "launch agent -q q" in why(queue=QUEUE.model_copy(update={"provider": StaticProvider()}))
+    static = QUEUE.model_copy(update={"provider": StaticProvider()})
+    assert why(queue=static) == "no agents are present; start one with: launch agent -q q"
     assert "max_instances is 0" in why(queue=QUEUE.model_copy(update={"max_instances": 0}))
     assert "no agents are present" in why(agents=(agent(queue="other"),))
+
+
+def test_no_agents_and_none_that_could_take_it() -> None:
+    large = record(spec=JobSpec(image="busybox", resources=Resources(cpu=8, gpu=1, memory="2Gi")))
+    cpu = QUEUE.model_copy(update={"provider": LocalProvider(cpu=1)})
+    assert why(large, queue=cpu).startswith("it fits no worker that this queue can have: cpu 8 of 1; ")
+    memory = QUEUE.model_copy(update={"provider": LocalProvider(cpu=8, memory="1Gi")})
+    assert "memory 2Gi of 1Gi" in why(large, queue=memory)
+    assert "the scaler starts one" in why(large)
+    assert "the scaler starts one" in why(queue=cpu)
 
 
 def test_queue_that_is_paused_gone_or_takes_other_types() -> None:
@@ -67,7 +78,7 @@ def test_agents_that_can_not_take_it() -> None:
 def test_full_agents_are_counted_with_what_they_hold() -> None:
     full = agent(free=Amount(cpu_milli=500, memory_bytes=2**30, slots=1), holds=("q/7",))
     text = why(agents=(full,))
-    assert "1 agent present, all full (holding 1 jobs)" in text
+    assert "1 agent present, all full (holding 1 job)" in text
     assert "cpu 1 of 0.5" in text
 
 
