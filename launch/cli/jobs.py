@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from launch.cli.options import JobArgument, JobsArgument, JsonOption, QueueFilter, ServerOption, seconds
+from launch.cli.options import JobArgument, JobsArgument, JsonOption, QueueFilter, ServerOption, one_of, seconds
 from launch.cli.output import age, harmless, note, write, write_json, write_table
 from launch.cli.session import exit_code, with_client
 from launch.core.states import State
@@ -18,12 +18,19 @@ if TYPE_CHECKING:
     from launch.record import JobRecord
 
 JOB_COLUMNS = ("id", "type", "state", "reason", "exit", "attempt", "agent", "age", "took")
+JOB_SPARE = ("took", "attempt", "age", "agent", "type", "reason")
+"""What a narrow terminal goes without, in this order."""
+
+_STATES = ", ".join(State)
 
 
 def jobs(
     ctx: typer.Context,
     queue: QueueFilter = None,
-    state: Annotated[State | None, typer.Option("--state", help="Only jobs in this state.")] = None,
+    state: Annotated[
+        State | None,
+        typer.Option("--state", metavar="STATE", parser=one_of(State), help=f"Only jobs in this state: {_STATES}."),
+    ] = None,
     limit: Annotated[
         int, typer.Option("--limit", metavar="N", min=1, help="The latest N, and N in line in each queue.")
     ] = 100,
@@ -45,7 +52,7 @@ def jobs(
         if as_json:
             write_json([record_json(record) for record in records])
         else:
-            write_table(JOB_COLUMNS, [job_row(record) for record in records], empty="no jobs")
+            write_table(JOB_COLUMNS, [job_row(record) for record in records], empty="no jobs", spare=JOB_SPARE)
 
     with_client(ctx, server, main)
 

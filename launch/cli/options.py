@@ -2,17 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
+
+from launch.subjects import is_name
+
+E = TypeVar("E", bound=StrEnum)
+
+
+def named(value: str | list[str] | None) -> str | list[str] | None:
+    """Callback of an option that takes queue names or job types: one that can't exist is a usage error."""
+    for text in [value] if isinstance(value, str) else value or ():
+        if not is_name(text):
+            allowed = "1 to 63 of a-z, 0-9, '_' and '-', the first a letter or digit"
+            raise typer.BadParameter(f"found {text[:80]!r}; allowed: {allowed}")
+    return value
+
+
+def one_of(kind: type[E]) -> Callable[[str], E]:
+    """Parser of an option that takes one of a few words."""
+
+    def parse(text: str) -> E:
+        if text not in tuple(kind):
+            raise typer.BadParameter(f"found {text[:80]!r}; allowed: {', '.join(kind)}")
+        return kind(text)
+
+    return parse
+
 
 ServerOption = Annotated[
     str | None,
     typer.Option("--server", metavar="URL", help="NATS server; else NATS_URL, a nats context, or the embedded one."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-QueueFilter = Annotated[str | None, typer.Option("--queue", "-q", metavar="QUEUE", help="Only this queue.")]
+QueueFilter = Annotated[
+    str | None, typer.Option("--queue", "-q", metavar="QUEUE", callback=named, help="Only this queue.")
+]
 DataDirOption = Annotated[
     Path | None, typer.Option("--data-dir", metavar="DIR", help="Where to keep data; else LAUNCH_DATA_DIR.")
 ]

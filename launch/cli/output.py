@@ -52,15 +52,18 @@ def write_json(value: Any) -> None:
     write(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def write_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str) -> None:
-    """A table on stdout; `empty` goes to stderr if there are no rows."""
+def write_table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str, spare: Sequence[str] = ()
+) -> None:
+    """A table on stdout; `empty` goes to stderr if there are no rows. `spare`: as in `narrowed`."""
     rows = [[harmless(cell).replace("\n", " ") for cell in row] for row in rows]
     if not rows:
         note(empty)
     elif sys.stdout.isatty():
         from rich.console import Console
 
-        Console().print(rich_table(columns, rows))
+        console = Console()
+        console.print(rich_table(*narrowed(columns, rows, console.width, spare=spare)))
     else:
         for line in plain_table(columns, rows):
             write(line)
@@ -80,10 +83,32 @@ def rich_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in columns:
-        table.add_column(name, overflow="fold" if name in ("id", "job", "queue", "agent") else "ellipsis")
+        folds = name in ("id", "job", "queue", "agent")
+        table.add_column(name, overflow="fold" if folds else "ellipsis", no_wrap=name in ("state", "exit"))
     for row in rows:
         table.add_row(*(Text(cell, style=STATE_STYLES.get(cell, "")) for cell in row))
     return table
+
+
+def narrowed(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], width: int, *, spare: Sequence[str]
+) -> tuple[list[str], list[list[str]]]:
+    """As much of a table as is `width` wide: the columns in `spare` are left out, the first first, where it is not."""
+    from rich.cells import cell_len
+
+    cells = [list(columns), *map(list, rows)]
+    for name in spare:
+        widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
+        if sum(widths) + 2 * (len(widths) - 1) <= width:
+            break
+        index = cells[0].index(name)
+        cells = [[*row[:index], *row[index + 1 :]] for row in cells]
+    return cells[0], cells[1:]
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 job`, `2 jobs`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def age(then: datetime | None, now: datetime | None = None) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from launch.cli.options import JsonOption, ServerOption
-from launch.cli.output import note, write, write_json, write_table
+from launch.cli.output import counted, note, write, write_json, write_table
 from launch.cli.session import with_client
 
 if TYPE_CHECKING:
@@ -126,10 +126,10 @@ def delete(
         if not sys.stdin.isatty():
             raise typer.BadParameter(f"this deletes the queue {queue} and its jobs: say --yes", param_hint="--yes")
         lying = with_client(ctx, server, look)
-        if not typer.confirm(f"Delete the queue {queue} with {lying} unfinished jobs?", err=True):
+        if not typer.confirm(f"Delete the queue {queue} with {counted(lying, 'unfinished job')}?", err=True):
             raise typer.Exit(1)
     lost = with_client(ctx, server, main)
-    write(f"{queue}: deleted, with {lost} unfinished jobs" if lost else f"{queue}: deleted")
+    write(f"{queue}: deleted, with {counted(lost, 'unfinished job')}" if lost else f"{queue}: deleted")
 
 
 def _set_paused(ctx: typer.Context, server: str | None, queue: str, *, paused: bool) -> None:

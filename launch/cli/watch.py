@@ -8,9 +8,11 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from launch.cli.output import harmless, rich_table, write
+from launch.cli.output import harmless, narrowed, rich_table, write
 
 if TYPE_CHECKING:
+    from rich.console import ConsoleDimensions, Group
+
     from launch.client import Client
     from launch.core.states import State
 
@@ -37,11 +39,25 @@ async def changes(sources: Sequence[AsyncGenerator[Any]]) -> AsyncGenerator[asyn
                 ear.cancel()
 
 
+def jobs_table(rows: Sequence[Sequence[str]], size: ConsoleDimensions) -> Group:
+    """As much of `launch jobs` as a terminal shows: the latest rows, and how many are older."""
+    from rich.console import Group
+    from rich.text import Text
+
+    from launch.cli.jobs import JOB_COLUMNS, JOB_SPARE
+
+    rows = [[harmless(cell).replace("\n", " ") for cell in row] for row in rows]
+    room = max(1, size.height - 2)  # the header, and the line that the cursor is in
+    older = 0 if len(rows) <= room else len(rows) - max(1, room - 1)
+    table = rich_table(*narrowed(JOB_COLUMNS, rows[older:], size.width, spare=JOB_SPARE))
+    return Group(*([Text(f"… and {older} older", style="dim")] if older else []), table)
+
+
 async def watch_jobs(client: Client, queue: str | None, state: State | None, limit: int) -> None:
     """The table of `launch jobs`, kept true until the task is cancelled."""
     from rich.live import Live
 
-    from launch.cli.jobs import JOB_COLUMNS, job_row
+    from launch.cli.jobs import job_row
 
     broker = client.broker
     queues = [queue] if queue else [spec.queue_name for spec in await client.queues()]
@@ -57,7 +73,7 @@ async def watch_jobs(client: Client, queue: str | None, state: State | None, lim
                 changed.clear()
                 rows = [job_row(record) for record in await client.jobs(queue, state, limit=limit)]
                 if live:
-                    live.update(rich_table(JOB_COLUMNS, rows), refresh=True)
+                    live.update(jobs_table(rows, live.console.size), refresh=True)
                 else:
                     # Ages pass by themselves: what counts as a change is id, state, reason, exit code, attempt, agent.
                     for row in rows:

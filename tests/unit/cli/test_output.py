@@ -1,10 +1,14 @@
 """What reaches the user's screen."""
 
+import io
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
-from launch.cli.output import age, harmless, plain_table
+from launch.cli.output import age, counted, harmless, plain_table
+from launch.cli.watch import jobs_table
 
 
 @pytest.mark.parametrize(
@@ -41,3 +45,44 @@ def test_piped_tables_have_as_many_words_in_each_line() -> None:
 
 def test_an_age_that_is_none_is_empty() -> None:
     assert age(None) == ""
+
+
+def test_numbers_have_their_plural() -> None:
+    assert [counted(number, "job") for number in (0, 1, 2)] == ["0 jobs", "1 job", "2 jobs"]
+
+
+def watched(number: int, *, width: int, height: int = 24) -> list[str]:
+    """What `launch jobs --watch` draws of so many jobs."""
+    rows = [
+        (f"gpu-training-queue/{index}", "train-a-large-model", "succeeded" if index % 2 else "failed",
+         "" if index % 2 else "exit_nonzero", "0" if index % 2 else "137", "1", "agent-0123456789ab", "12m05s", "4m10s")
+        for index in range(1, number + 1)
+    ]  # fmt: skip
+    console = Console(file=io.StringIO(), width=width, height=height)
+    with console.capture() as shown:
+        console.print(jobs_table(rows, console.size))
+    return shown.get().splitlines()
+
+
+def test_a_watch_shows_the_latest_jobs_and_counts_the_older_ones() -> None:
+    lines = watched(60, width=160)
+    assert len(lines) == 23
+    assert lines[0] == "… and 39 older"
+    assert lines[2].startswith("gpu-training-queue/40 ")
+    assert lines[-1].startswith("gpu-training-queue/60 ")
+    assert len(watched(22, width=160)) == 23
+    assert "older" not in watched(22, width=160)[0]
+    assert watched(23, width=160)[0] == "… and 2 older"
+    assert watched(3, width=160, height=2)[-1].startswith("gpu-training-queue/3 ")
+
+
+@pytest.mark.parametrize("width", [44, 60, 80, 100, 120, 160])
+def test_a_narrow_terminal_keeps_id_state_and_exit_code_whole(width: int) -> None:
+    header, *rows = watched(12, width=width)
+    assert header.split()[0] == "id"
+    assert len(rows) == 12
+    for index, row in enumerate(rows, start=1):
+        assert row.split()[0] == f"gpu-training-queue/{index}"
+        assert {"succeeded", "0"} <= set(row.split()) or {"failed", "137"} <= set(row.split())
+        assert "…" not in row
+    assert ("took" in header) == (width >= 120)
