@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager
 from datetime import datetime
@@ -20,10 +21,13 @@ from launch.ports import Broker, Changed, Clock, QueueStatus
 from launch.presence import AgentPresence, AgentState
 from launch.queue import QueueSpec
 from launch.record import JobRecord
+from launch.settings import Endpoint
 from launch.subjects import MAX_SPEC_BYTES, JobId, Priority
 
 DEFAULT_JOB_TYPE = "default"
 """The type of a job that names none, in a queue that takes any."""
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 DRAIN_HEARD_S = 10.0
 """An agent that is there hears of a drain at once; one that does not within this long has trouble."""
@@ -47,14 +51,23 @@ async def connect(
     from launch.adapters import nats
 
     running = embedded.find_running(settings.data_dir(os.environ))
-    found = settings.find_server(
-        server, os.environ, embedded_url=running.url if running else None, credentials=credentials
+    found = usable(
+        settings.find_server(server, os.environ, embedded_url=running.url if running else None, credentials=credentials)
     )
     broker = await nats.connect(found.url, name=name, credentials=found.credentials)
     try:
         yield Client(broker)
     finally:
         await broker.close()
+
+
+def usable(found: Endpoint) -> Endpoint:
+    """`found`, if it names a server at all. Raises `LaunchError`."""
+    if not found.url:
+        raise LaunchError(
+            f"{found.source} names no server", hint="allowed: HOST, HOST:PORT or nats://HOST:PORT, several with commas"
+        )
+    return found
 
 
 class Client:
@@ -83,8 +96,11 @@ class Client:
 
         The type is `job_type`, or the spec's own; if neither says, the queue's only one, or `default`. With `msg_id`,
         a repeat of the same submit is recognised and gives the same job (`Job.duplicate` says so). Raises `NotFound`
-        (no such queue), `QueueFull`, `SpecError` (the types disagree, the queue takes no such type, too large).
+        (no such queue), `QueueFull`, `SpecError` (the types disagree, the queue takes no such type, too large),
+        `LaunchError` (a `msg_id` that fits in no header).
         """
+        if msg_id is not None and (not msg_id.strip() or _CONTROL.search(msg_id)):
+            raise LaunchError(f"{msg_id[:80]!r} can't be a message id", hint="allowed: text without control characters")
         job_type = _one_type(job_type, spec)
         queue_spec = await self.broker.queues.get(queue)
         job_type = _type_in(queue_spec, job_type)

@@ -85,7 +85,7 @@ class QueueService:
             except LaunchError as error:
                 if str(error) != self._trouble:
                     self._trouble = str(error)
-                    log.warning("queue is not scaled", queue=self.name, error=str(error))
+                    log.debug("queue is not scaled", queue=self.name, error=str(error))
                     self._tell(f"not scaled: {error}")
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self._tools.settings.resync_s):

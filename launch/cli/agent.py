@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from launch.cli.options import DataDirOption, DrainOption, ServerOption, seconds
+from launch.cli.options import DataDirOption, DrainOption, ServerOption, named, seconds
 from launch.cli.session import data_dir as default_data_dir
 from launch.cli.session import endpoint
 
@@ -18,9 +18,12 @@ if TYPE_CHECKING:
 def agent(
     ctx: typer.Context,
     *,
-    queue: Annotated[str, typer.Option("--queue", "-q", metavar="QUEUE", help="The queue to work for.")],
+    queue: Annotated[
+        str, typer.Option("--queue", "-q", metavar="QUEUE", callback=named, help="The queue to work for.")
+    ],
     job_type: Annotated[
-        list[str] | None, typer.Option("--job-type", "-t", metavar="TYPE", help="Take only this type; repeatable.")
+        list[str] | None,
+        typer.Option("--job-type", "-t", metavar="TYPE", callback=named, help="Take only this type; repeatable."),
     ] = None,
     agent_id: Annotated[
         str | None, typer.Option("--agent-id", metavar="ID", help="Else the one kept in the data directory.")
@@ -121,7 +124,15 @@ def _amount(text: str | None, option: str) -> int | None:
 def _gpus(text: str | None) -> tuple[str, ...] | None:
     if text is None:
         return None
-    return () if text == "none" else tuple(part for part in (piece.strip() for piece in text.split(",")) if part)
+    wanted = () if text == "none" else tuple(part for part in (piece.strip() for piece in text.split(",")) if part)
+    if wanted:
+        from launch.adapters.gpu import gpu_uuids
+
+        present = gpu_uuids()
+        if missing := [uuid for uuid in wanted if uuid not in present]:
+            has = f"this machine has {', '.join(present) or 'none'}"
+            raise typer.BadParameter(f"found {', '.join(missing)}; {has}", param_hint="--gpus")
+    return wanted
 
 
 def _labels(pairs: list[str]) -> dict[str, str]:

@@ -28,6 +28,8 @@ def agents(
 
     async def main(client: Client) -> None:
         found = await client.agents(queue)
+        if queue and not found:
+            await client.queue(queue)  # raises if there is none
         if as_json:
             write_json([agent.model_dump(mode="json") for agent in found])
             return

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from launch.cli import agent, agents, jobs, logs, queue, scaler, server, submit, up
-from launch.cli.options import ServerOption
+from launch.cli.options import ServerOption, named
 from launch.errors import LaunchError
 
 app = typer.Typer(
@@ -46,7 +46,8 @@ def top(
         typer.Option("--queue", metavar="FILE|QUEUE", help="With a file alone: the same as `launch up FILE`."),
     ] = None,
     job_type: Annotated[
-        str | None, typer.Option("--job-type", metavar="TYPE", help="With --queue and --config: `launch submit`.")
+        str | None,
+        typer.Option("--job-type", metavar="TYPE", callback=named, help="With --queue and --config: `launch submit`."),
     ] = None,
     config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="The job's YAML file.")] = None,
     server: ServerOption = None,

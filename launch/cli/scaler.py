@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from launch.cli.options import DataDirOption, DrainOption, ServerOption, seconds
+from launch.cli.options import DataDirOption, DrainOption, ServerOption, named, seconds
 from launch.cli.output import write
 from launch.cli.session import data_dir as default_data_dir
 from launch.cli.session import endpoint
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 def scaler(
     ctx: typer.Context,
     queue: Annotated[
-        list[str] | None, typer.Option("--queue", "-q", metavar="QUEUE", help="Scale only this queue; repeatable.")
+        list[str] | None,
+        typer.Option("--queue", "-q", metavar="QUEUE", callback=named, help="Scale only this queue; repeatable."),
     ] = None,
     data_dir: DataDirOption = None,
     drain_timeout: DrainOption = "10m",

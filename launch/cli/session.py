@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -12,6 +13,8 @@ import typer
 
 if TYPE_CHECKING:
     from launch.client import Client
+    from launch.errors import LaunchError
+    from launch.ports import Broker
     from launch.record import JobRecord
     from launch.settings import Endpoint
 
@@ -35,16 +38,18 @@ def endpoint(ctx: typer.Context, server: str | None) -> Endpoint:
     """Where to connect to."""
     from launch import server as embedded
     from launch import settings
+    from launch.client import usable
 
     running = embedded.find_running(data_dir())
-    return settings.find_server(server_option(ctx, server), os.environ, embedded_url=running.url if running else None)
+    chosen = server_option(ctx, server)
+    return usable(settings.find_server(chosen, os.environ, embedded_url=running.url if running else None))
 
 
 def with_client(ctx: typer.Context, server: str | None, main: Callable[[Client], Awaitable[T]]) -> T:
     """Connect, run `main`, disconnect."""
     from launch.adapters import nats
     from launch.client import Client
-    from launch.errors import BrokerUnavailable
+    from launch.errors import BrokerUnavailable, NotFound
 
     found = endpoint(ctx, server)
 
@@ -59,10 +64,31 @@ def with_client(ctx: typer.Context, server: str | None, main: Callable[[Client],
             ) from None
         try:
             return await main(Client(broker))
+        except (NotFound, ExceptionGroup) as error:
+            if of_queue := await _of_queue(broker, error):
+                raise of_queue from None
+            raise
         finally:
             await broker.close()
 
     return asyncio.run(session())
+
+
+async def _of_queue(broker: Broker, error: Exception) -> LaunchError | None:
+    """If it is that there is no job, since there is no such queue: what says so."""
+    from launch.errors import NotFound
+    from launch.subjects import JobId
+
+    while isinstance(error, ExceptionGroup) and error.split(NotFound)[1] is None:
+        error = error.exceptions[0]
+    found = re.fullmatch("there is no job ([^ ]+)", error.message) if isinstance(error, NotFound) else None
+    if found is None:
+        return None
+    try:
+        await broker.queues.get(JobId.parse(found[1]).queue)
+    except NotFound as unknown:
+        return NotFound(f"there is no job {found[1]}: {unknown.message}", hint=unknown.hint)
+    return None
 
 
 def exit_code(record: JobRecord) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from launch.cli.options import ServerOption
+from launch.cli.options import ServerOption, named, one_of
 from launch.cli.output import note, write
 from launch.cli.session import with_client
 from launch.subjects import Priority
@@ -18,15 +18,19 @@ if TYPE_CHECKING:
     from launch.client import Client
     from launch.job import JobSpec
 
+_PRIORITIES = ", ".join(Priority)
+
 
 def submit(
     ctx: typer.Context,
     *,
-    queue: Annotated[str, typer.Option("--queue", "-q", metavar="QUEUE", help="The queue.")],
+    queue: Annotated[str, typer.Option("--queue", "-q", metavar="QUEUE", callback=named, help="The queue.")],
     command: Annotated[
         list[str] | None, typer.Argument(metavar="-- CMD...", help="The command and its arguments.", show_default=False)
     ] = None,
-    job_type: Annotated[str | None, typer.Option("--job-type", "-t", metavar="TYPE", help="The job's type.")] = None,
+    job_type: Annotated[
+        str | None, typer.Option("--job-type", "-t", metavar="TYPE", callback=named, help="The job's type.")
+    ] = None,
     config: Annotated[
         Path | None, typer.Option("--config", "-c", metavar="FILE", help="The job's YAML file; options win over it.")
     ] = None,
@@ -38,7 +42,12 @@ def submit(
     cpu: Annotated[str | None, typer.Option("--cpu", metavar="N", help="CPUs, such as 2 or 0.5.")] = None,
     gpu: Annotated[str | None, typer.Option("--gpu", metavar="N", help="Whole GPUs.")] = None,
     memory: Annotated[str | None, typer.Option("--memory", metavar="SIZE", help="Memory, such as 8Gi.")] = None,
-    priority: Annotated[Priority, typer.Option("--priority", help="How urgent it is.")] = Priority.MEDIUM,
+    priority: Annotated[
+        Priority,
+        typer.Option(
+            "--priority", metavar="PRIORITY", parser=one_of(Priority), help=f"How urgent it is: {_PRIORITIES}."
+        ),
+    ] = Priority.MEDIUM,
     name: Annotated[str | None, typer.Option("--name", help="A title for people.")] = None,
     timeout: Annotated[str | None, typer.Option("--timeout", metavar="TIME", help="Time limit, such as 2h.")] = None,
     retries: Annotated[str | None, typer.Option("--retries", metavar="N", help="More tries if the job fails.")] = None,
@@ -69,6 +78,8 @@ def submit(
 def submit_file(ctx: typer.Context, server: str | None, *, queue: str, job_type: str | None, config: Path) -> None:
     """The short form at top level."""
     from launch.specfile import load_job
+
+    named(queue)
 
     _submit(ctx, server, queue, load_job(config), job_type=job_type)
 

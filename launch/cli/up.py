@@ -116,9 +116,10 @@ async def _join(chosen: str | None, home: Path, port: int) -> _Joined:
 
     from launch import server as embedded
     from launch import settings
+    from launch.client import usable
 
     running = await asyncio.to_thread(embedded.find_running, home)
-    found = settings.find_server(chosen, os.environ, embedded_url=running.url if running else None)
+    found = usable(settings.find_server(chosen, os.environ, embedded_url=running.url if running else None))
     if found.named:
         return _Joined(found, None)
     # Who says where the embedded server is to listen wants that one, whatever else listens at the usual address.

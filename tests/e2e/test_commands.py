@@ -139,7 +139,7 @@ def test_queues_are_made_shown_paused_and_deleted(served: World, queue_name: str
     assert served.run("cancel", job).out == [f"{job} cancelled"]
     assert served.json("show", job)["reason"] == "cancelled"
     submit(served, queue_name, busybox_image, "true")
-    assert served.run("queue", "delete", queue_name, "--yes").out == [f"{queue_name}: deleted, with 1 unfinished jobs"]
+    assert served.run("queue", "delete", queue_name, "--yes").out == [f"{queue_name}: deleted, with 1 unfinished job"]
     assert queue_name not in [found["queue_name"] for found in served.json("queue", "list")]
 
 
@@ -157,6 +157,9 @@ def test_queues_are_made_shown_paused_and_deleted(served: World, queue_name: str
         (("queue", "delete", "q-none", "--yes"), "q-none"),
         (("agent", "-q", "q-none"), "q-none"),
         (("jobs", "-q", "q-none"), "q-none"),
+        (("show", "q-none/1"), "there is no queue 'q-none'"),
+        (("wait", "q-none/1", "q-none/2"), "there is no queue 'q-none'"),
+        (("agents", "-q", "q-none"), "there is no queue 'q-none'"),
     ],
 )
 def test_what_does_not_exist_is_one_line(served: World, args: tuple[str, ...], said: str) -> None:
@@ -171,6 +174,22 @@ def test_a_repeat_by_message_id_prints_the_same_id(served: World, queue_name: st
     served.run("queue", "apply", str(served.queue_file(queue_name)))
     args = ("submit", "-q", queue_name, "--image", busybox_image, "--msg-id", "once")
     assert served.run(*args).out == served.run(*args).out == [f"{queue_name}/1"]
+
+
+def test_a_message_id_that_fits_in_no_header_is_refused(served: World, queue_name: str, busybox_image: str) -> None:
+    served.run("queue", "apply", str(served.queue_file(queue_name)))
+    done = served.run("submit", "-q", queue_name, "--image", busybox_image, "--msg-id", "a\r\nb: c", code=1)
+    assert done.err == ["launch: error: 'a\\r\\nb: c' can't be a message id (allowed: text without control characters)"]
+    assert served.json("jobs", "-q", queue_name) == []
+
+
+def test_a_queue_that_can_not_be_scaled_is_said_once(world: World) -> None:
+    aws = {"type": "aws", "region": "eu-west-1", "instance_type": "g4dn.xlarge"}
+    up = world.start("up", str(world.queue_file("some-queue", provider=aws)))
+    up.until("not scaled: the aws provider is not there yet")
+    up.signal(signal.SIGINT)
+    assert up.ended() == 0
+    assert sum("is not there yet" in line for line in (*up.out, *up.err)) == 1
 
 
 def test_a_watch_says_each_change_when_piped(working: World, queue_name: str, busybox_image: str) -> None:

@@ -69,6 +69,7 @@ def test_the_version(tmp_path: Path) -> None:
         ("queue", "delete", "q"),
         ("agent", "-q", "q", "--cpu", "x"),
         ("submit", "-q", "q", "--image", "x", "-e", "NOT_SET_HERE"),
+        ("--queue", "No Queue", "--config", "f"),
     ],
 )
 def test_usage_errors_exit_2(args: tuple[str, ...], tmp_path: Path) -> None:
@@ -80,6 +81,32 @@ def test_usage_errors_exit_2(args: tuple[str, ...], tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "said"),
     [
+        (("agent", "-q", "q", "-t", "ok", "-t", "BAD"), "found 'BAD'; allowed: 1 to 63 of a-z, 0-9"),
+        (("agent", "-q", "No Queue"), "found 'No Queue'; allowed: 1 to 63"),
+        (("submit", "-q", "q", "--image", "x", "-t", "Bad Type"), "found 'Bad Type'; allowed: 1 to 63"),
+        (("submit", "-q", "Q", "--image", "x"), "found 'Q'; allowed: 1 to 63"),
+        (("jobs", "-q", "Q"), "found 'Q'; allowed: 1 to 63"),
+        (("scaler", "-q", "Q"), "found 'Q'; allowed: 1 to 63"),
+        (("jobs", "--state", "bogus"), "'--state': found 'bogus'; allowed: queued, preparing, running"),
+        (
+            ("submit", "-q", "q", "--priority", "bogus"),
+            "'--priority': found 'bogus'; allowed: critical, high, medium, low",
+        ),
+        (("agent", "-q", "q", "--gpus", "GPU-nosuch"), "found GPU-nosuch; this machine has "),
+    ],
+)
+def test_a_usage_error_names_what_is_allowed(args: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    done = launch(*args, home=tmp_path, NATS_URL="nats://127.0.0.1:1")
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Value error" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("jobs", "--server", ","), "--server names no server (allowed: HOST, HOST:PORT"),
+        (("--server", " ", "jobs"), "--server names no server"),
         (("jobs",), "can't reach NATS at nats://127.0.0.1:1"),
         (("show", "nonsense"), "can't reach NATS"),
         (("up", "missing.yaml"), "missing.yaml"),
