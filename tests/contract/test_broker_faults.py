@@ -56,6 +56,18 @@ async def test_a_call_without_a_connection_is_unavailable(
     await loose.jobs.depth(queue)
 
 
+async def test_a_read_without_a_connection_is_unavailable_soon(loose: Broker, world: World, queue: str) -> None:
+    job = JobId(queue, 1)
+    await loose.logs.append(job, [chunk(b"line\n")])
+    await world.cut()
+    async with asyncio.timeout(20), aclosing(loose.logs.read(job)) as output:
+        for call in (loose.records.list(queue), anext(output)):
+            with pytest.raises(BrokerUnavailable):
+                await call
+    await world.mend()
+    assert await loose.records.list(queue) == []
+
+
 async def test_a_records_watch_goes_on_where_it_was(broker: Broker, loose: Broker, world: World, queue: str) -> None:
     job = JobId(queue, 1)
     revision = await broker.records.create(record(job))

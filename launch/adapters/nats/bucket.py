@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from nats.aio.msg import Msg
 
 from launch import subjects
-from launch.adapters.nats.connection import (
+from launch.adapters.nats.connection import Connection, header_of
+from launch.adapters.nats.failures import (
     MESSAGE_NOT_FOUND,
     STREAM_NOT_FOUND,
     WRONG_LAST_SEQUENCE,
     ApiError,
-    Connection,
     NobodyAnswered,
-    header_of,
 )
 from launch.adapters.nats.reader import read_stream
 from launch.errors import Conflict

@@ -15,58 +15,18 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import nats.errors
 from nats.aio.client import Client as NatsClient
 from nats.aio.msg import Msg
 
-from launch.errors import BrokerError, BrokerUnavailable, BrokerUnsuitable
+from launch.adapters.nats.dial import Dial, reachable
+from launch.adapters.nats.failures import ApiError, Complaints, shown, translated
+from launch.errors import BrokerUnavailable, BrokerUnsuitable
 
 MIN_VERSION = (2, 12)
 REQUEST_TIMEOUT_S = 5.0
 RECONNECT_WAIT_S = 0.25
-
-
-class ApiError(BrokerError):
-    """JetStream refused a request: `code` is HTTP-like, `err_code` the server's own number for the case."""
-
-    def __init__(self, code: int, err_code: int, description: str) -> None:
-        super().__init__(f"NATS: {description}")
-        self.code = code
-        self.err_code = err_code
-        self.description = description
-
-
-class NobodyAnswered(BrokerUnavailable):
-    """Nobody listens on that subject: JetStream is off, has no leader yet, or the stream does not exist."""
-
-
-STREAM_NOT_FOUND = 10059
-CONSUMER_NOT_FOUND = 10014
-MESSAGE_NOT_FOUND = 10037
-SEQUENCE_NOT_FOUND = 10043
-MESSAGE_DELETE_FAILED = 10057
-WRONG_LAST_SEQUENCE = (10071, 10164)
-STREAM_FULL = (10023, 10047, 10077)
-"""Insufficient resources, and the stream's own limits: nothing was stored."""
-
-
-@contextlib.contextmanager
-def translated(what: str) -> Iterator[None]:
-    """Turn the vendor's errors into this project's, once, here."""
-    try:
-        yield
-    except nats.errors.NoRespondersError as error:
-        raise NobodyAnswered(f"{what}: nobody answered; JetStream is off, or has no leader yet") from error
-    except (nats.errors.TimeoutError, TimeoutError) as error:
-        raise BrokerUnavailable(f"{what}: NATS did not answer in time") from error
-    except (nats.errors.ConnectionClosedError, nats.errors.ConnectionDrainingError) as error:
-        raise BrokerUnavailable(f"{what}: the connection to NATS is closed") from error
-    except nats.errors.MaxPayloadError as error:
-        raise BrokerError(f"{what}: larger than the server's max_payload") from error
-    except (nats.errors.Error, OSError) as error:
-        raise BrokerUnavailable(f"{what}: {error}") from error
 
 
 class Connection:
@@ -78,46 +38,49 @@ class Connection:
         self._connected_at: float | None = None
         self._listeners: set[Callable[[], None]] = set()
         self._background: set[asyncio.Task[None]] = set()
-        self._first_error: asyncio.Future[None] | None = None
-        self._servers = _servers(url)
+        self._dial: Dial | None = None
+        self._complaints = Complaints()
 
     # -- coming and going ---------------------------------------------------------------------------------------
 
     async def open(self, *, name: str, credentials: Path | None, timeout_s: float) -> None:
         """Connect and check the server. Raises `BrokerUnavailable` or `BrokerUnsuitable`, each in one line."""
-        await self._probe(timeout_s)
-        self._first_error = asyncio.get_running_loop().create_future()
+        servers = await reachable(self.url, timeout_s)
+        self._dial = Dial(self.url, len(servers))
         options: dict[str, Any] = {"user_credentials": str(credentials)} if credentials else {}
-        dial = asyncio.ensure_future(
-            self.client.connect(
-                self._servers,
-                name=name,
-                error_cb=self._on_error,
-                disconnected_cb=self._on_disconnect,
-                reconnected_cb=self._on_reconnect,
-                closed_cb=self._on_disconnect,
-                max_reconnect_attempts=-1,
-                reconnect_time_wait=RECONNECT_WAIT_S,  # type: ignore[arg-type]  # annotated int, used as seconds
-                connect_timeout=max(1, round(timeout_s)),
-                ping_interval=10,
-                max_outstanding_pings=2,
-                **options,
-            )
+        connecting = self.client.connect(
+            servers,
+            name=name,
+            error_cb=self._on_error,
+            disconnected_cb=self._on_disconnect,
+            reconnected_cb=self._on_reconnect,
+            closed_cb=self._on_disconnect,
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=RECONNECT_WAIT_S,  # type: ignore[arg-type]  # annotated int, used as seconds
+            connect_timeout=max(1, round(timeout_s / len(servers))),
+            ping_interval=10,
+            max_outstanding_pings=2,
+            **options,
         )
         try:
-            await asyncio.wait({dial, self._first_error}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-            if not dial.done():
-                dial.cancel()
-                cause = self._first_error.exception() if self._first_error.done() else None
-                raise BrokerUnavailable(f"can't connect to NATS at {_shown(self.url)}: {cause or 'no answer in time'}")
-            with translated(f"connect to {_shown(self.url)}"):
-                dial.result()
+            await self._dial.done(connecting, timeout_s)
+        except BaseException:
+            await self._abandon()
+            raise
         finally:
-            if self._first_error.done():
-                self._first_error.exception()
-            self._first_error = None
+            self._dial = None
         self._connected_at = time.monotonic()
         await self._check_server()
+
+    async def _abandon(self) -> None:
+        """Close a client that never was connected: it thinks that it has nothing to close."""
+        with contextlib.suppress(AssertionError):  # it was not even begun
+            await self.close()
+        transport = self.client._transport  # noqa: SLF001  (a websocket's session is left open otherwise)
+        if transport:
+            with contextlib.suppress(nats.errors.Error, OSError, RuntimeError):
+                transport.close()  # type: ignore[no-untyped-call]  # untyped in nats-py
+                await transport.wait_closed()  # type: ignore[no-untyped-call]
 
     async def close(self) -> None:
         """Flush and leave. Idempotent."""
@@ -125,10 +88,11 @@ class Connection:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
         if not self.client.is_closed:
-            with contextlib.suppress(nats.errors.Error, TimeoutError, OSError):
+            # RuntimeError: uvloop's, for a transport whose server was killed.
+            with contextlib.suppress(nats.errors.Error, TimeoutError, OSError, RuntimeError):
                 if self.client.is_connected:
                     await self.client.flush(2)
-            with contextlib.suppress(nats.errors.Error, OSError):
+            with contextlib.suppress(nats.errors.Error, OSError, RuntimeError):
                 await self.client.close()
         self._connected_at = None
 
@@ -139,34 +103,13 @@ class Connection:
             return None
         return datetime.now(UTC) - timedelta(seconds=time.monotonic() - self._connected_at)
 
-    async def _probe(self, timeout_s: float) -> None:
-        """See whether anybody listens at all: the client itself would go on trying for ever."""
-        last: Exception | None = None
-        for server in self._servers:
-            parts = urlsplit(server if "://" in server else f"nats://{server}")
-            try:
-                async with asyncio.timeout(timeout_s):
-                    _, writer = await asyncio.open_connection(parts.hostname, parts.port or 4222)
-            except (OSError, TimeoutError, ValueError) as error:
-                last = error
-                continue
-            writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
-            return
-        text = "no answer in time" if isinstance(last, TimeoutError) else str(last)
-        raise BrokerUnavailable(
-            f"can't reach NATS at {_shown(self.url)}: {text}",
-            hint="is it running? `launch up` starts one; --server or NATS_URL names another",
-        )
-
     async def _check_server(self) -> None:
         version = self.client.connected_server_version
         if (version.major, version.minor) < MIN_VERSION:
             found = f"{version.major}.{version.minor}.{version.patch}"
             await self.close()
             raise BrokerUnsuitable(
-                f"the nats-server at {_shown(self.url)} is {found}; 2.12 or newer is needed",
+                f"the nats-server at {shown(self.url)} is {found}; 2.12 or newer is needed",
                 hint="upgrade it, or let `launch up` start the one that comes with nats-launch",
             )
         try:
@@ -174,15 +117,17 @@ class Connection:
         except (BrokerUnavailable, ApiError) as error:
             await self.close()
             raise BrokerUnsuitable(
-                f"JetStream does not answer at {_shown(self.url)}: {error.message}",
+                f"JetStream does not answer at {shown(self.url)}: {error.message}",
                 hint="start nats-server with -js, or with this project's nats.conf",
             ) from error
 
     # -- events -------------------------------------------------------------------------------------------------
 
     async def _on_error(self, error: Exception) -> None:
-        if self._first_error is not None and not self._first_error.done():
-            self._first_error.set_exception(error)
+        if self._dial is not None:
+            self._dial.failed(error)
+        else:
+            self._complaints.note(error)
 
     async def _on_disconnect(self) -> None:
         self._connected_at = None
@@ -276,7 +221,7 @@ class Connection:
         try:
             yield
         finally:
-            with contextlib.suppress(nats.errors.Error):
+            with contextlib.suppress(nats.errors.Error, OSError, RuntimeError):
                 await sub.unsubscribe()
 
 
@@ -305,12 +250,3 @@ def _checked(data: bytes) -> dict[str, Any]:
     if error:
         raise ApiError(error.get("code", 0), error.get("err_code", 0), error.get("description", "unknown error"))
     return answer
-
-
-def _servers(url: str) -> list[str]:
-    return [part.strip() for part in url.split(",") if part.strip()]
-
-
-def _shown(url: str) -> str:
-    """The address without a password in it."""
-    return re.sub(r"//[^@/]*@", "//", url)

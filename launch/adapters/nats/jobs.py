@@ -11,19 +11,15 @@ from collections.abc import AsyncGenerator
 from nats.aio.msg import Msg
 
 from launch import subjects
-from launch.adapters.nats.connection import (
+from launch.adapters.nats.connection import REQUEST_TIMEOUT_S, Connection, header_of, parse_time, status_of
+from launch.adapters.nats.failures import (
     MESSAGE_DELETE_FAILED,
     MESSAGE_NOT_FOUND,
-    REQUEST_TIMEOUT_S,
     SEQUENCE_NOT_FOUND,
     STREAM_FULL,
     STREAM_NOT_FOUND,
     ApiError,
-    Connection,
     NobodyAnswered,
-    header_of,
-    parse_time,
-    status_of,
     translated,
 )
 from launch.adapters.nats.hints import hints

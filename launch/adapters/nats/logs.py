@@ -9,7 +9,8 @@ from contextlib import aclosing
 from nats.aio.msg import Msg
 
 from launch import subjects
-from launch.adapters.nats.connection import STREAM_NOT_FOUND, ApiError, Connection, NobodyAnswered, header_of
+from launch.adapters.nats.connection import Connection, header_of
+from launch.adapters.nats.failures import STREAM_NOT_FOUND, ApiError, NobodyAnswered
 from launch.adapters.nats.reader import read_stream
 from launch.errors import BrokerError
 from launch.ports import LogChunk, Synced

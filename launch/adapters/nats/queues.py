@@ -11,7 +11,8 @@ from typing import Any
 from launch import subjects
 from launch.adapters.nats import streams
 from launch.adapters.nats.bucket import Bucket, Entry
-from launch.adapters.nats.connection import STREAM_NOT_FOUND, ApiError, Connection, parse_time
+from launch.adapters.nats.connection import Connection, parse_time
+from launch.adapters.nats.failures import STREAM_NOT_FOUND, ApiError
 from launch.adapters.nats.records import readable, watch_typed
 from launch.errors import NotFound
 from launch.ports import Changed, ConsumerStatus, Depth, QueueStatus, Synced

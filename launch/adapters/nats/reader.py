@@ -15,14 +15,8 @@ from typing import Any
 
 from nats.aio.msg import Msg
 
-from launch.adapters.nats.connection import (
-    CONSUMER_NOT_FOUND,
-    RECONNECT_WAIT_S,
-    STREAM_NOT_FOUND,
-    ApiError,
-    Connection,
-    status_of,
-)
+from launch.adapters.nats.connection import RECONNECT_WAIT_S, REQUEST_TIMEOUT_S, Connection, status_of
+from launch.adapters.nats.failures import CONSUMER_NOT_FOUND, STREAM_NOT_FOUND, ApiError
 from launch.errors import BrokerUnavailable
 from launch.ports import SYNCED, Synced
 
@@ -47,9 +41,10 @@ async def read_stream(
     """Messages on `subject` in order, with `SYNCED` once all that existed at the start have been yielded.
 
     `after_seq` None starts with the last message of each subject (a bucket's present state), a number with the first
-    message after it. Without `follow` it ends at `SYNCED`. A stream that does not exist reads as empty, and with
-    `follow` is waited for.
+    message after it. Without `follow` it ends at `SYNCED`, and raises `BrokerUnavailable` when nothing
+    comes any more. A stream that does not exist reads as empty, and with `follow` is waited for.
     """
+    patience = _Patience(connection, stream)
     position = after_seq
     synced = False
     backoff_s = RECONNECT_WAIT_S
@@ -58,20 +53,19 @@ async def read_stream(
         while True:
             try:
                 async with _Pull(connection, stream, subject, position, events) as pull:
-                    async for item in pull.items(synced):
+                    async for item in pull.items(synced, 2.5 * HEARTBEAT_S if follow else REQUEST_TIMEOUT_S):
                         if isinstance(item, Synced):
                             synced = True
                         else:
                             position = item.metadata.sequence.stream
                             backoff_s = RECONNECT_WAIT_S
                         yield item
+                        patience.renew()
                         if synced and not follow:
                             return
-            except _LostError:
-                pass
-            except BrokerUnavailable:
-                if not follow and connection.connected_since is not None:
-                    raise
+            except (_LostError, BrokerUnavailable) as error:
+                if not follow:
+                    patience.check(error)
             except ApiError as error:
                 if error.err_code not in (STREAM_NOT_FOUND, CONSUMER_NOT_FOUND):
                     raise
@@ -84,6 +78,29 @@ async def read_stream(
                 async with asyncio.timeout(backoff_s):
                     await _reconnected(events)
             backoff_s = min(MAX_BACKOFF_S, backoff_s * 2)
+
+
+class _Patience:
+    """How long a read that wants only what is there bears with a connection over which nothing comes."""
+
+    def __init__(self, connection: Connection, stream: str) -> None:
+        self._connection = connection
+        self._stream = stream
+        self.renew()
+
+    def renew(self) -> None:
+        """Something came."""
+        self._since_s = asyncio.get_running_loop().time()
+
+    def check(self, error: Exception) -> None:
+        """Raises `BrokerUnavailable` if it is over."""
+        waited_s = asyncio.get_running_loop().time() - self._since_s
+        over = waited_s >= REQUEST_TIMEOUT_S or self._connection.client.is_closed
+        if isinstance(error, BrokerUnavailable):
+            if over or self._connection.connected_since is not None:
+                raise error
+        elif over:
+            raise BrokerUnavailable(f"read {self._stream}: NATS did not answer in time") from error
 
 
 async def _reconnected(events: asyncio.Queue[Msg | None]) -> None:
@@ -145,8 +162,11 @@ class _Pull:
         with contextlib.suppress(BrokerUnavailable):
             await self._connection.publish(f"$JS.API.CONSUMER.DELETE.{self._stream}.{self._name}")
 
-    async def items(self, synced: bool) -> AsyncGenerator[Msg | Synced]:
-        """Messages until the consumer is lost (raises `_LostError`); unless `synced`, also the end of what existed."""
+    async def items(self, synced: bool, patience_s: float) -> AsyncGenerator[Msg | Synced]:
+        """Messages until the consumer is lost (raises `_LostError`); unless `synced`, also the end of what existed.
+
+        It is lost, too, when nothing has come for `patience_s`.
+        """
         if not synced and self.pending == 0:
             synced = True
             yield SYNCED
@@ -157,7 +177,7 @@ class _Pull:
                 await self._ask(BATCH - wanted)
                 wanted = BATCH
             try:
-                async with asyncio.timeout(2.5 * HEARTBEAT_S):
+                async with asyncio.timeout(patience_s):
                     msg = await self._events.get()
             except TimeoutError:
                 raise _LostError from None

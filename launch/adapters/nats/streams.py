@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from launch import subjects
-from launch.adapters.nats.connection import STREAM_NOT_FOUND, ApiError, Connection
+from launch.adapters.nats.connection import Connection
+from launch.adapters.nats.failures import STREAM_NOT_FOUND, ApiError
 from launch.errors import BrokerError
 
 SECOND = 1_000_000_000

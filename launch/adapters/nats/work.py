@@ -17,7 +17,8 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from launch import subjects
-from launch.adapters.nats.connection import Connection, NobodyAnswered, header_of, status_of, translated
+from launch.adapters.nats.connection import Connection, header_of, status_of
+from launch.adapters.nats.failures import NobodyAnswered, translated
 from launch.adapters.nats.queues import (
     FOREVER,
     consumer_of,
