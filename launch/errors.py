@@ -59,6 +59,10 @@ class Conflict(LaunchError):
     """A compare-and-set lost: somebody else changed the record first. Read again and decide anew."""
 
 
+class Unreadable(LaunchError):
+    """A stored entry is not what it should be: some other program wrote it. To try again does not help."""
+
+
 class QueueFull(LaunchError):
     """The queue's stream is at its size limit and refused the job; nothing was stored."""
 

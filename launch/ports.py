@@ -1,8 +1,9 @@
 """What the rest may ask of the world: the broker, in this project's words, and the clock.
 
 Every method that talks to the broker raises `BrokerUnavailable` when no answer comes and `BrokerError` when the answer
-is an error without a class of its own; those are not repeated below. Bodies are bytes as published. A watch is an async
-generator: close it (`contextlib.aclosing`) when done. It survives reconnects; it first yields what exists, then
+is an error without a class of its own; those are not repeated below. Lists, histories and watches leave out an entry
+that some other program has spoilt; a `get` of it raises `Unreadable`. Bodies are bytes as published. A watch is an
+async generator: close it (`contextlib.aclosing`) when done. It survives reconnects; it first yields what exists, then
 `SYNCED` once, then every change in order. One suite in `tests/contract/` holds every implementation to this text.
 """
 
@@ -147,7 +148,7 @@ class Queues(Protocol):
         ...
 
     async def get(self, queue: str) -> QueueSpec:
-        """Raises `NotFound`."""
+        """Raises `NotFound`, and `Unreadable` if what is stored is no spec."""
         ...
 
     async def list(self) -> list[QueueSpec]:
@@ -155,7 +156,7 @@ class Queues(Protocol):
         ...
 
     async def delete(self, queue: str) -> int:
-        """Delete spec and stream; returns how many jobs were still in it. Raises `NotFound`."""
+        """Delete spec (a spoilt one, too) and stream; returns how many jobs were still in it. Raises `NotFound`."""
         ...
 
     async def status(self, queue: str) -> QueueStatus:
@@ -215,7 +216,7 @@ class Records(Protocol):
     """Job records (KV `jobs`)."""
 
     async def get(self, job: JobId) -> Versioned[JobRecord] | None:
-        """None if the job has no record (yet, or any more)."""
+        """None if the job has no record (yet, or any more). Raises `Unreadable` if it has one that is none."""
         ...
 
     async def create(self, record: JobRecord) -> int:
@@ -265,7 +266,7 @@ class Agents(Protocol):
         ...
 
     async def get(self, agent_id: str) -> AgentPresence | None:
-        """None if the agent is absent."""
+        """None if the agent is absent. Raises `Unreadable` if its entry is no presence."""
         ...
 
     async def list(self, queue: str | None = None) -> list[AgentPresence]:

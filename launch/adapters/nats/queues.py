@@ -13,8 +13,8 @@ from launch.adapters.nats import streams
 from launch.adapters.nats.bucket import Bucket, Entry
 from launch.adapters.nats.connection import Connection, parse_time
 from launch.adapters.nats.failures import STREAM_NOT_FOUND, ApiError
-from launch.adapters.nats.records import readable, watch_typed
-from launch.errors import NotFound
+from launch.adapters.nats.records import parsed, readable, watch_typed
+from launch.errors import LaunchError, NotFound
 from launch.ports import Changed, ConsumerStatus, Depth, QueueStatus, Synced
 from launch.queue import QueueSpec
 from launch.subjects import JobId, WorkConsumer
@@ -22,6 +22,8 @@ from launch.subjects import JobId, WorkConsumer
 PAUSED_FLAG = "launch.paused"
 FOREVER = "2200-01-01T00:00:00Z"
 RESUME_S = 0.1
+
+_spec = QueueSpec.model_validate_json
 
 
 class NatsQueues:
@@ -48,17 +50,21 @@ class NatsQueues:
         return changes
 
     async def get(self, queue: str) -> QueueSpec:
+        return parsed(await self._entry(queue), _spec)
+
+    async def _entry(self, queue: str) -> Entry:
+        """The stored spec, whatever it says. Raises `NotFound`."""
         entry = await self._specs.get(queue) if subjects.is_name(queue) else None
         if entry is None:
             known = [spec.queue_name for spec in await self.list()]
             raise _unknown(queue, known)
-        return _spec(entry)
+        return entry
 
     async def list(self) -> builtins.list[QueueSpec]:
         return sorted(readable(await self._specs.all(), _spec), key=lambda spec: spec.queue_name)
 
     async def delete(self, queue: str) -> int:
-        await self.get(queue)
+        await self._entry(queue)
         depth = await read_depth(self._connection, queue, subjects_wanted=False)
         await self._specs.delete(queue, note=b"%d" % depth.last_seq)
         await self._connection.api(f"STREAM.DELETE.{subjects.work_stream(queue)}")
@@ -142,7 +148,7 @@ class NatsQueues:
             left = await Bucket(self._connection, subjects.JOBS_BUCKET).all(f"{queue}.>")
             spec = await self._specs.latest(queue)
             deleted = int(spec.note) if spec is not None and spec.note.isdigit() else 0
-            return 1 + max([deleted, *(JobId.from_key(entry.key).seq for entry in left)])
+            return 1 + max([deleted, *(_seq_of(entry.key) for entry in left)])
         return 1
 
 
@@ -194,6 +200,14 @@ def consumer_of(info: dict[str, Any]) -> WorkConsumer:
     return subjects.parse_job_subject(info["config"]["filter_subject"])[1]
 
 
+def _seq_of(key: str) -> int:
+    """Of a record's key; 0 for a key that is none."""
+    try:
+        return JobId.from_key(key).seq
+    except LaunchError:
+        return 0
+
+
 def _after(time: str, seconds: float) -> str:
     return (parse_time(time) + timedelta(seconds=seconds)).isoformat().replace("+00:00", "Z")
 
@@ -201,10 +215,6 @@ def _after(time: str, seconds: float) -> str:
 def is_paused(info: dict[str, Any]) -> bool:
     """Whether the stream is marked as paused."""
     return (info["config"].get("metadata") or {}).get(PAUSED_FLAG) == "true"
-
-
-def _spec(entry: Entry) -> QueueSpec:
-    return QueueSpec.model_validate_json(entry.value or b"")
 
 
 def _unknown(queue: str, known: list[str]) -> NotFound:

@@ -14,7 +14,7 @@ from launch.adapters.nats.bucket import Bucket, Entry
 from launch.adapters.nats.connection import Connection
 from launch.adapters.nats.hints import hints
 from launch.adapters.nats.streams import MARKER_TTL_S
-from launch.errors import Conflict
+from launch.errors import Conflict, LaunchError, Unreadable
 from launch.ports import SYNCED, Changed, Synced, Versioned
 from launch.presence import AgentPresence
 from launch.record import JobRecord
@@ -22,38 +22,50 @@ from launch.subjects import JobId
 
 T = TypeVar("T")
 _log = structlog.get_logger(__name__)
-
-
-def _record(entry: Entry) -> JobRecord:
-    return JobRecord.model_validate_json(entry.value or b"")
-
-
-def _presence(entry: Entry) -> AgentPresence:
-    return AgentPresence.model_validate_json(entry.value or b"")
+_record = JobRecord.model_validate_json
+_presence = AgentPresence.model_validate_json
 
 
 async def watch_typed(
-    bucket: Bucket, keys: str, parse: Callable[[Entry], T], name: Callable[[str], str]
+    bucket: Bucket, keys: str, parse: Callable[[bytes], T], name: Callable[[str], str]
 ) -> AsyncGenerator[Changed[T] | Synced]:
     """A bucket's watch with values parsed and keys named as the rest of the program names them."""
     async with aclosing(bucket.watch(keys)) as entries:
         async for entry in entries:
             if isinstance(entry, Synced):
                 yield SYNCED
-            elif entry.value is None:
-                yield Changed(name(entry.key), None, entry.revision)
+                continue
+            try:
+                key = name(entry.key)
+            except LaunchError as error:
+                _log.warning("a key can't be read: left out", key=entry.key, error=error.message)
+                continue
+            if entry.value is None:
+                yield Changed(key, None, entry.revision)
             else:
                 for value in readable([entry], parse):
-                    yield Changed(name(entry.key), value, entry.revision)
+                    yield Changed(key, value, entry.revision)
 
 
-def readable(entries: Iterable[Entry], parse: Callable[[Entry], T]) -> Iterator[T]:
+def parsed(entry: Entry, parse: Callable[[bytes], T]) -> T:
+    """The value of an entry. Raises `Unreadable`."""
+    try:
+        return parse(entry.value or b"")
+    except ValueError as error:
+        first, *rest = str(error).splitlines()
+        text = "; ".join([first, *(line.strip() for line in rest[:2])])
+        raise Unreadable(
+            f"the entry '{entry.key}' can't be read: {text}", hint="another program, or another version, wrote it"
+        ) from error
+
+
+def readable(entries: Iterable[Entry], parse: Callable[[bytes], T]) -> Iterator[T]:
     """The values that can be read: one that somebody else's program has spoilt must not hide all the others."""
     for entry in entries:
         try:
-            yield parse(entry)
-        except ValueError as error:
-            _log.warning("an entry can't be read: left out", key=entry.key, error=str(error).partition("\n")[0])
+            yield parsed(entry, parse)
+        except Unreadable as error:
+            _log.warning("an entry is left out", key=entry.key, error=error.message)
 
 
 class NatsRecords:
@@ -64,7 +76,7 @@ class NatsRecords:
 
     async def get(self, job: JobId) -> Versioned[JobRecord] | None:
         entry = await self._bucket.get(job.key)
-        return None if entry is None else Versioned(_record(entry), entry.revision)
+        return None if entry is None else Versioned(parsed(entry, _record), entry.revision)
 
     async def create(self, record: JobRecord) -> int:
         return await self._bucket.create(record.id.key, _json(record))
@@ -102,7 +114,7 @@ class NatsAgents:
 
     async def get(self, agent_id: str) -> AgentPresence | None:
         entry = await self._bucket.get(agent_id)
-        return None if entry is None else _presence(entry)
+        return None if entry is None else parsed(entry, _presence)
 
     async def list(self, queue: str | None = None) -> builtins.list[AgentPresence]:
         present = readable(await self._bucket.all(), _presence)
@@ -144,7 +156,7 @@ class NatsLeases:
 
     async def holder(self, name: str) -> str | None:
         entry = await self._bucket.get(name)
-        return None if entry is None or entry.value is None else entry.value.decode()
+        return None if entry is None or entry.value is None else entry.value.decode(errors="replace")
 
 
 def _json(record: JobRecord) -> bytes:
