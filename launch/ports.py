@@ -344,7 +344,10 @@ class Work(Protocol):
         ...
 
     async def ack(self, reply: str) -> None:
-        """Take the job out of the queue for good; returns when the broker has confirmed it. Repeats do no harm."""
+        """Take the job out of the queue for good; returns when the broker has confirmed it.
+
+        Repeats do no harm, and a job, a queue or a consumer that is gone meanwhile is no error.
+        """
         ...
 
     async def nak(self, reply: str, *, delay_s: float = 0.0) -> None:

@@ -99,9 +99,6 @@ class WorkConsumer(NamedTuple):
         return job_subject(queue, self.job_type, self.priority)
 
 
-_SHORT_REPLY = 9
-"""Tokens of a reply without a domain."""
-
 # -- jobs -----------------------------------------------------------------------------------------------------------
 
 
@@ -129,13 +126,6 @@ def work_stream(queue: str) -> str:
 def queue_of_stream(stream: str) -> str | None:
     """The queue that a work stream belongs to, or None for another kind of stream."""
     return stream.removeprefix("queue_") if stream.startswith("queue_") else None
-
-
-def queue_of_reply(reply: str) -> str:
-    """The queue that a delivery's reply token (`$JS.ACK.[<domain>.<account>.]<stream>.…`) belongs to."""
-    parts = reply.split(".")
-    stream = parts[2] if len(parts) == _SHORT_REPLY else parts[4] if len(parts) > _SHORT_REPLY else ""
-    return stream.removeprefix("queue_")
 
 
 def work_stream_subjects(queue: str) -> list[str]:

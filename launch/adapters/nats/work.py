@@ -12,13 +12,12 @@ import json
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
-import nats.errors
 from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
 
 from launch import subjects
-from launch.adapters.nats.connection import Connection, header_of, status_of
-from launch.adapters.nats.failures import NobodyAnswered, translated
+from launch.adapters.nats.answer import take_out
+from launch.adapters.nats.connection import Connection
+from launch.adapters.nats.pull import Round
 from launch.adapters.nats.queues import (
     FOREVER,
     consumer_of,
@@ -27,18 +26,15 @@ from launch.adapters.nats.queues import (
     read_depth,
     stream_info,
 )
-from launch.errors import BrokerError, BrokerUnavailable, LaunchError, NotFound
-from launch.ports import Delivery, Message
-from launch.subjects import JobId, Priority, WorkConsumer
+from launch.errors import BrokerUnavailable, LaunchError
+from launch.ports import Delivery
+from launch.subjects import Priority, WorkConsumer
 
 MAX_WAITING = 100_000
 RESYNC_S = 20.0
 """How long a notice that went to an agent which has just vanished can keep a new type from the others."""
 
 NO_WAIT_ANSWER_S = 5.0
-_ENDED = (404, 408)
-_NOBODY = 503
-_REFUSED = 409
 
 
 class NatsWork:
@@ -137,7 +133,7 @@ class NatsWork:
 
     async def pull_now(self, queue: str, consumer: WorkConsumer, batch: int) -> list[Delivery]:
         request = {"batch": batch, "no_wait": True, "group": subjects.PULL_GROUP, "priority": 0}
-        round_ = _Round(self._connection, queue)
+        round_ = Round(self._connection, queue)
         try:
             await round_.start([consumer], request)
             async with asyncio.timeout(NO_WAIT_ANSWER_S):
@@ -157,7 +153,7 @@ class NatsWork:
         self, queue: str, consumers: Sequence[WorkConsumer], *, rank: int, wait_s: float
     ) -> list[Delivery]:
         request = {"batch": 1, "expires": int(wait_s * 1e9), "group": subjects.PULL_GROUP, "priority": rank}
-        round_ = _Round(self._connection, queue)
+        round_ = Round(self._connection, queue)
         try:
             await round_.start(consumers, request)
             with contextlib.suppress(TimeoutError):
@@ -174,7 +170,7 @@ class NatsWork:
             round_.stop()
         return round_.taken
 
-    def _give_back(self, round_: _Round) -> None:
+    def _give_back(self, round_: Round) -> None:
         """After a cancelled pull: what had already arrived, or still does, goes back at once."""
 
         async def give_back() -> None:
@@ -202,102 +198,14 @@ class NatsWork:
     async def _answer(self, reply: str, body: bytes, what: str) -> None:
         try:
             await self._connection.request(reply, body, what=what)
-        except NobodyAnswered:
-            # A queue that was deleted has nothing left to take the job out of; one without a leader has.
-            with contextlib.suppress(NotFound):
-                await stream_info(self._connection, subjects.queue_of_reply(reply))
+        except BrokerUnavailable:
+            if self._connection.connected_since is None:
+                raise
+            # Perhaps nobody can hear it any more: the consumer that handed the job out is gone, and one made anew
+            # says nothing to this. Then the job must leave the queue in another way, if it still lies there.
+            if not await take_out(self._connection, reply):
                 raise
 
     async def progress(self, replies: Sequence[str]) -> None:
         for reply in replies:
             await self._connection.publish(reply, b"+WPI")
-
-
-class _Round:
-    """One set of pulls that share an inbox; ending the subscription cancels those that are still open."""
-
-    def __init__(self, connection: Connection, queue: str) -> None:
-        self._connection = connection
-        self._queue = queue
-        self._events: asyncio.Queue[Msg | None] = asyncio.Queue()
-        self._sub: Subscription | None = None
-        self._stack = contextlib.ExitStack()
-        self._batch = 1
-        self.open = 0
-        self.taken: list[Delivery] = []
-        self.kept = False
-
-    async def start(self, consumers: Sequence[WorkConsumer], request: dict[str, Any]) -> None:
-        inbox = self._connection.client.new_inbox()
-        self._stack.enter_context(self._connection.on_reconnect(lambda: self._events.put_nowait(None)))
-
-        async def arrived(msg: Msg) -> None:
-            self._events.put_nowait(msg)
-
-        with translated("pull"):
-            self._sub = await self._connection.client.subscribe(inbox, cb=arrived)
-        body = json.dumps(request).encode()
-        stream = subjects.work_stream(self._queue)
-        self._batch = request["batch"]
-        self.open = len(consumers)
-        for consumer in consumers:
-            subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer.name}"
-            await self._connection.publish(subject, body, reply=inbox)
-
-    async def next(self) -> None:
-        """Wait for one event and take it in."""
-        self._take(await self._events.get())
-
-    def _take(self, msg: Msg | None) -> None:
-        if msg is None:
-            self.open = 0  # the connection was interrupted: the server has forgotten these pulls
-            return
-        status = status_of(msg)
-        if status == 0:
-            self.taken.append(_delivery(self._queue, msg))
-            if self._batch == 1:  # the server says when a larger one ends early, and is silent when it is full
-                self.open -= 1
-        elif status in _ENDED:
-            self.open -= 1
-        elif status == _NOBODY:
-            raise BrokerUnavailable(f"pull from {self._queue}: nobody answered; the queue has no leader, or is gone")
-        elif status == _REFUSED:
-            raise BrokerError(f"pull from {self._queue}: {header_of(msg, 'Description')}")
-
-    async def drain(self) -> None:
-        """Cancel what is open and take in what the server had already sent."""
-        if self._sub is None:
-            return
-        with contextlib.suppress(nats.errors.Error, TimeoutError):
-            await self._sub.drain()  # type: ignore[no-untyped-call]  # untyped in nats-py
-        while not self._events.empty():
-            with contextlib.suppress(BrokerError):
-                self._take(self._events.get_nowait())
-        self._sub = None
-        self.open = 0
-        self._stack.close()
-
-    def stop(self) -> None:
-        """Leave at once, unless a clean-up still owns this round."""
-        if self.kept:
-            return
-        sub, self._sub = self._sub, None
-        self._stack.close()
-        if sub is not None:
-            # Local removal is what counts; the UNSUB goes out with the next flush.
-            task = asyncio.get_running_loop().create_task(_unsubscribe(sub), name="end a pull")
-            self._connection.in_background(task)
-
-
-async def _unsubscribe(sub: Subscription) -> None:
-    with contextlib.suppress(nats.errors.Error):
-        await sub.unsubscribe()
-
-
-def _delivery(queue: str, msg: Msg) -> Delivery:
-    metadata = msg.metadata
-    _, consumer = subjects.parse_job_subject(msg.subject)
-    message = Message(
-        JobId(queue, metadata.sequence.stream), consumer, msg.data, metadata.timestamp, dict(msg.headers or {})
-    )
-    return Delivery(message, msg.reply, metadata.num_delivered)

@@ -1,0 +1,104 @@
+"""Answers to deliveries whose consumer or stream is not what it was: none of them is said for ever."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+import pytest
+
+from launch.adapters.nats import NatsBroker, connect
+from launch.adapters.nats.pull import Round
+from launch.errors import BrokerUnavailable
+from launch.ports import Delivery
+from launch.subjects import work_stream
+from tests.contract.broker_world import TRAIN, queue_spec, take
+
+pytestmark = pytest.mark.nats
+
+
+@pytest.fixture
+async def broker(nats_url: str, queue_name: str) -> AsyncIterator[NatsBroker]:
+    made = await connect(nats_url, name="test")
+    await made.queues.apply(queue_spec(queue_name))
+    yield made
+    await made.queues.delete(queue_name)
+    await made.close()
+
+
+async def make_consumer(broker: NatsBroker, queue: str) -> None:
+    async with aclosing(broker.work.consumers(queue, ["train"])) as sets:
+        assert await anext(sets) == (TRAIN,)
+
+
+async def held(broker: NatsBroker, queue: str) -> Delivery:
+    """A job that was taken."""
+    await make_consumer(broker, queue)
+    await broker.jobs.publish(queue, "train", b"{}")
+    [delivery] = await take(broker, queue, 1)
+    return delivery
+
+
+async def test_a_job_whose_consumer_is_gone_leaves_the_queue(broker: NatsBroker, queue_name: str) -> None:
+    for end in ("ack", "term"):
+        delivery = await held(broker, queue_name)
+        await broker._connection.api(f"CONSUMER.DELETE.{work_stream(queue_name)}.train")
+        async with asyncio.timeout(3):
+            await (broker.work.ack(delivery.reply) if end == "ack" else broker.work.term(delivery.reply, why="no spec"))
+        assert await broker.jobs.get(delivery.message.job) is None
+        await broker.work.ack(delivery.reply)
+
+
+async def test_a_job_whose_consumer_was_made_anew_leaves_the_queue(broker: NatsBroker, queue_name: str) -> None:
+    delivery = await held(broker, queue_name)
+    await broker._connection.api(f"CONSUMER.DELETE.{work_stream(queue_name)}.train")
+    await make_consumer(broker, queue_name)
+    async with asyncio.timeout(20):
+        await broker.work.ack(delivery.reply)
+    assert await broker.jobs.get(delivery.message.job) is None
+
+
+async def test_a_queue_that_was_made_again_has_nothing_to_answer(broker: NatsBroker, queue_name: str) -> None:
+    delivery = await held(broker, queue_name)
+    await broker.queues.delete(queue_name)
+    async with asyncio.timeout(3):
+        await broker.work.ack(delivery.reply)
+    await broker.queues.apply(queue_spec(queue_name))
+    async with asyncio.timeout(3):
+        await broker.work.ack(delivery.reply)
+    other = (await broker.jobs.publish(queue_name, "train", b"{}")).job
+    await make_consumer(broker, queue_name)
+    async with asyncio.timeout(20):
+        await broker.work.ack(delivery.reply)
+    assert await broker.jobs.get(other) is not None
+
+
+async def test_another_job_of_the_same_number_is_left_alone(broker: NatsBroker, queue_name: str) -> None:
+    delivery = await held(broker, queue_name)
+    stream = work_stream(queue_name)
+    config = (await broker._connection.api(f"STREAM.INFO.{stream}"))["config"]
+    await broker._connection.api(f"STREAM.DELETE.{stream}")
+    await broker._connection.api(f"STREAM.CREATE.{stream}", {**config, "first_seq": 0})
+    other = (await broker.jobs.publish(queue_name, "train", b"{}")).job
+    assert other == delivery.message.job
+    async with asyncio.timeout(3):
+        await broker.work.ack(delivery.reply)
+    assert await broker.jobs.get(other) is not None
+
+
+async def test_an_answer_to_no_delivery_at_all_ends(broker: NatsBroker) -> None:
+    async with asyncio.timeout(3):
+        for reply in ("", "nonsense", "$JS.ACK.a.b.c.d.e.f.g"):
+            await broker.work.ack(reply)
+
+
+async def test_a_round_that_never_began_leaves_nothing_behind(nats_url: str, queue_name: str) -> None:
+    broker = await connect(nats_url, name="test")
+    await broker.close()
+    round_ = Round(broker._connection, queue_name)
+    with pytest.raises(BrokerUnavailable):
+        await round_.start([TRAIN], {"batch": 1})
+    assert broker._connection._listeners
+    await round_.drain()
+    assert not broker._connection._listeners
