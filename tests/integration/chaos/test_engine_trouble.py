@@ -28,6 +28,7 @@ async def test_a_container_removed_by_hand_is_the_infrastructures_doing(lab: Cha
     job = await lab.submit(command=HOLD)
     await lab.running(job)
     run = await lab.runs.started(job)
+    await lab.said(job, b"ready")
     await asyncio.to_thread(engine.call, "DELETE", f"/containers/{run.container}", {"force": "1"})
     record = await lab.running(job, 2)
     assert (record.failures, record.interruptions) == (0, 1)
