@@ -293,7 +293,11 @@ class Logs(Protocol):
     """Job output (stream `logs`)."""
 
     async def append(self, job: JobId, chunks: Sequence[LogChunk]) -> None:
-        """Store the chunks in order; returns when all are stored. Chunks must fit `max_chunk_bytes`."""
+        """Store the chunks in order; returns when all are stored. Chunks must fit `max_chunk_bytes`.
+
+        After an error some of them may be stored, the first ones, and a repeated append stores those again: a job's
+        writer checks what is there first.
+        """
         ...
 
     @property
@@ -306,7 +310,7 @@ class Logs(Protocol):
         ...
 
     def read(self, job: JobId, *, after_seq: int = 0, follow: bool = False) -> AsyncGenerator[LogChunk]:
-        """The job's chunks in order from after `after_seq`.
+        """The job's chunks in order from after `after_seq`; what some other program has put among them is left out.
 
         Ends at the last one that was stored when called, or with `follow` goes on until closed.
         """

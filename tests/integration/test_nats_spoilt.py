@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 
 import nats
 import pytest
 from nats.aio.client import Client
 
+from agent.log_sender import LogSender
 from launch.adapters.nats import NatsBroker, connect
-from launch.errors import BrokerError, LaunchError, NotFound, Unreadable
-from launch.ports import SYNCED, Changed
+from launch.errors import BrokerError, BrokerUnavailable, LaunchError, NotFound, Unreadable
+from launch.ports import SYNCED, Changed, LogChunk, Logs
 from launch.subjects import JobId
-from tests.contract.broker_world import presence, queue_spec, record
+from tests.contract.broker_world import chunk, presence, queue_spec, record
 
 pytestmark = pytest.mark.nats
 
@@ -114,3 +115,64 @@ async def test_a_lease_held_by_no_text_is_held(broker: NatsBroker, stranger: Cli
     await stranger.request(f"$KV.leases.{queue_name}", b"\xff")
     assert await broker.leases.holder(queue_name) is not None
     assert await broker.leases.acquire(queue_name, "me", ttl_s=5) is None
+
+
+@pytest.mark.parametrize("headers", [None, {"Launch-Attempt": "1"}, {"Launch-Attempt": "one", "Launch-Source": "x"}])
+async def test_a_stray_message_among_the_output_is_left_out(
+    broker: NatsBroker, stranger: Client, queue_name: str, headers: dict[str, str] | None
+) -> None:
+    job = JobId(queue_name, 1)
+    subject = f"logs.{job.key}"
+    await stranger.request(subject, b"stray", headers=headers)
+    assert await broker.logs.last_seq(job) == 0
+    assert await broker.logs.tail(job, 5) == []
+    async with asyncio.timeout(20), aclosing(broker.logs.read(job, follow=True)) as following:
+        for n in range(2):
+            await broker.logs.append(job, [chunk(b"%d\n" % n)])
+            await stranger.request(subject, b"stray", headers=headers)
+            assert (await anext(following)).data == b"%d\n" % n
+    stored = [stored async for stored in broker.logs.read(job)]
+    assert [stored.data for stored in stored] == [b"0\n", b"1\n"]
+    assert await broker.logs.tail(job, 1) == stored
+    assert await broker.logs.last_seq(job) == stored[-1].seq, "whoever follows waits for this chunk"
+
+
+class Losing:
+    """Logs whose next append is stored, at least in part, and has no answer."""
+
+    def __init__(self, logs: Logs) -> None:
+        self._logs = logs
+        self.lose = 0
+        self.last_seq, self.read, self.tail = logs.last_seq, logs.read, logs.tail
+        self.max_chunk_bytes = logs.max_chunk_bytes
+
+    async def append(self, job: JobId, chunks: Sequence[LogChunk]) -> None:
+        if self.lose:
+            self.lose -= 1
+            await self._logs.append(job, chunks[: 1 + self.lose])
+            raise BrokerUnavailable("no answer")
+        await self._logs.append(job, chunks)
+
+
+async def test_a_stray_message_is_no_chunk_of_the_sender(broker: NatsBroker, stranger: Client, queue_name: str) -> None:
+    async def at_once(_: float) -> None:
+        await stranger.request(f"logs.{job.key}", b"stray")
+
+    job = JobId(queue_name, 1)
+    logs = Losing(broker.logs)
+    sender = LogSender(logs, job, 1, at_once)
+    await stranger.request(f"logs.{job.key}", b"stray")
+    for _ in range(4):
+        logs.lose = 2
+        await sender.send([chunk(b"same\n") for _ in range(3)])
+    assert sender.error is None
+    assert [stored.data for stored in await sender.stored()] == [b"same\n"] * 12
+
+
+async def test_an_append_is_stored_as_it_is_said(broker: NatsBroker, queue_name: str) -> None:
+    job = JobId(queue_name, 1)
+    await broker.logs.append(job, [chunk(b"same\n")])
+    with pytest.raises(BrokerError):
+        await broker.logs.append(job, [chunk(b"same\n"), chunk(b"x" * (broker.logs.max_chunk_bytes + 10_000))])
+    await broker.logs.append(job, [chunk(b"same\n")])
+    assert [stored.data async for stored in broker.logs.read(job)] == [b"same\n"] * 3

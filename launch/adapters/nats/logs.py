@@ -6,56 +6,47 @@ import builtins
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
+import structlog
 from nats.aio.msg import Msg
 
 from launch import subjects
 from launch.adapters.nats.connection import Connection, header_of
 from launch.adapters.nats.failures import STREAM_NOT_FOUND, ApiError, NobodyAnswered
 from launch.adapters.nats.reader import read_stream
-from launch.errors import BrokerError
 from launch.ports import LogChunk, Synced
 from launch.subjects import JobId
 
 HEADER_ROOM = 1024
 TAIL_FIRST_SPAN = 256
+_HEADERS = (subjects.HEADER_LOG_SOURCE, subjects.HEADER_LOG_ATTEMPT, subjects.HEADER_LOG_TIME)
+
+_log = structlog.get_logger(__name__)
 
 
 class NatsLogs:
-    """`launch.ports.Logs`.
-
-    A write whose answer was lost may have been stored. The next append to that job therefore first looks at the last
-    stored chunk and skips what it already finds there, so a repeated append neither loses nor doubles a line.
-    """
+    """`launch.ports.Logs`."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._unsure: set[JobId] = set()
 
     @property
     def max_chunk_bytes(self) -> int:
         return max(1024, self._connection.max_payload - HEADER_ROOM)
 
     async def append(self, job: JobId, chunks: Sequence[LogChunk]) -> None:
-        left = list(chunks)
-        if job in self._unsure:
-            stored = await self._last(job)
-            for index in range(len(left) - 1, -1, -1):
-                if stored is not None and _same(stored, left[index]):
-                    left = left[index + 1 :]
-                    break
-        self._unsure.add(job)
-        for chunk in left:
-            headers = {
-                subjects.HEADER_LOG_SOURCE: chunk.source,
-                subjects.HEADER_LOG_ATTEMPT: str(chunk.attempt),
-                subjects.HEADER_LOG_TIME: chunk.time,
-            }
+        for chunk in chunks:
+            headers = dict(zip(_HEADERS, (chunk.source, str(chunk.attempt), chunk.time), strict=True))
             await self._connection.publish_stored(subjects.log_subject(job), chunk.data, headers=headers)
-        self._unsure.discard(job)
 
     async def last_seq(self, job: JobId) -> int:
         last = await self._last(job)
-        return 0 if last is None else last.seq
+        if last is None:
+            return 0
+        seq = _seq(last)
+        if _chunk(last, seq) is not None:
+            return seq
+        chunks = await self._before(job, seq, 1)
+        return chunks[-1].seq if chunks else 0
 
     async def read(self, job: JobId, *, after_seq: int = 0, follow: bool = False) -> AsyncGenerator[LogChunk]:
         stream = read_stream(
@@ -63,22 +54,26 @@ class NatsLogs:
         )
         async with aclosing(stream) as messages:
             async for msg in messages:
-                if not isinstance(msg, Synced):
-                    yield _chunk(msg, msg.metadata.sequence.stream)
+                chunk = None if isinstance(msg, Synced) else _chunk(msg, msg.metadata.sequence.stream)
+                if chunk is not None:
+                    yield chunk
 
     async def tail(self, job: JobId, lines: int) -> builtins.list[LogChunk]:
-        last = await self._last(job)
-        if last is None or lines < 1:
-            return []
+        last = await self._last(job) if lines > 0 else None
+        return [] if last is None else await self._before(job, _seq(last), lines)
+
+    async def _before(self, job: JobId, seq: int, lines: int) -> builtins.list[LogChunk]:
+        """The last chunks, enough to hold so many lines, looked for back from `seq`."""
         span = TAIL_FIRST_SPAN
         while True:
-            start = max(0, last.seq - span)
+            start = max(0, seq - span)
             chunks = [chunk async for chunk in self.read(job, after_seq=start)]
             if start == 0 or sum(chunk.data.count(b"\n") for chunk in chunks) > lines:
                 return chunks
             span *= 8
 
-    async def _last(self, job: JobId) -> LogChunk | None:
+    async def _last(self, job: JobId) -> Msg | None:
+        """The last message on the job's subject, whatever it is."""
         subject = f"$JS.API.DIRECT.GET.{subjects.LOG_STREAM}.{subjects.log_subject(job)}"
         try:
             msg = await self._connection.request(subject, what="read logs")
@@ -90,23 +85,18 @@ class NatsLogs:
                     return None
                 raise
             raise
-        if header_of(msg, "Status"):
-            return None
-        return _chunk(msg, int(header_of(msg, "Nats-Sequence")))
+        return None if header_of(msg, "Status") else msg
 
 
-def _chunk(msg: Msg, seq: int) -> LogChunk:
-    attempt = header_of(msg, subjects.HEADER_LOG_ATTEMPT)
-    if not attempt.isdecimal():
-        raise BrokerError(f"a message on {msg.subject} is no log chunk: it lacks {subjects.HEADER_LOG_ATTEMPT}")
-    return LogChunk(
-        source=header_of(msg, subjects.HEADER_LOG_SOURCE),
-        attempt=int(attempt),
-        time=header_of(msg, subjects.HEADER_LOG_TIME),
-        data=msg.data,
-        seq=seq,
-    )
+def _seq(msg: Msg) -> int:
+    """Of the answer to a direct get."""
+    return int(header_of(msg, "Nats-Sequence"))
 
 
-def _same(one: LogChunk, other: LogChunk) -> bool:
-    return (one.source, one.attempt, one.time, one.data) == (other.source, other.attempt, other.time, other.data)
+def _chunk(msg: Msg, seq: int) -> LogChunk | None:
+    """The chunk, or None for a message that somebody else has put there: it must not end what is read."""
+    source, attempt, time = (header_of(msg, name) for name in _HEADERS)
+    if not (source and time and attempt.isascii() and attempt.isdecimal()):
+        _log.warning("a message that is no output is left out", seq=seq, headers=sorted(msg.headers or {}))
+        return None
+    return LogChunk(source, int(attempt), time, msg.data, seq)
