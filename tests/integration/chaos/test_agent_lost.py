@@ -43,6 +43,7 @@ async def test_a_frozen_agents_jobs_are_taken_over_and_it_fences_them_when_it_is
     for job in (runs_on, ends):
         assert lab.runs.of(job)[1].ended_ns == 0
         record = await lab.running(job, 2)
+        await lab.said(job, b"start 2\n" if job == runs_on else b"ready\nready")
         assert record.agent == new.agent_id
         await lab.told(job, 2)
         record = await lab.ended(job)

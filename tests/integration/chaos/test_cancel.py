@@ -11,7 +11,7 @@ from tests.integration.chaos.lab import Chaos
 
 pytestmark = [pytest.mark.docker, pytest.mark.nats, pytest.mark.timeout(120)]
 
-SILENT = ["sh", "-c", "trap '' TERM; while :; do sleep 0.05; done"]
+SILENT = ["sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.05; done"]
 GRACE_S = 2
 SIGTERM, SIGKILL = 15, 9
 
@@ -21,6 +21,7 @@ async def test_sigterm_within_a_second_and_sigkill_after_the_grace(lab: Chaos) -
     job = await lab.submit(command=SILENT, stop_grace=f"{GRACE_S}s", retries=5)
     await lab.running(job)
     run = await lab.runs.started(job)
+    await lab.said(job, b"ready")
     asked_ns = time.time_ns()
     await lab.api.cancel(job)
     record = await lab.ended(job)

@@ -75,6 +75,7 @@ async def test_longer_than_the_lease_both_run_until_contact_is_back(lab: Chaos, 
     await lab.runs.ended(job, 1)
     await lab.presence(lambda entry: entry is not None and not entry.holds, "owner")
     assert "fenced" in owner.said()
+    await lab.said(job, b"start 2\n")
     await lab.told(job, 2)
     record = await lab.ended(job)
     assert (record.state, record.attempt, record.agent) == (State.SUCCEEDED, 2, other.agent_id)
@@ -98,6 +99,7 @@ async def test_with_stop_the_container_ends_before_another_may_start(lab: Chaos,
     assert lab.runs.doubled() == []
     way.heal()
     await lab.presence(lambda entry: entry is not None and not entry.holds, "owner")
+    await lab.said(heeds, b"start 2\n")
     await lab.told(heeds, 2)
     await lab.told(ignores, 2, "KILL")
     assert ((await lab.ended(heeds)).state, (await lab.ended(heeds)).attempt) == (State.SUCCEEDED, 2)
