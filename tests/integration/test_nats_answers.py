@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from pathlib import Path
 
 import pytest
 
+from agent.persist import until_heard
 from launch.adapters.nats import NatsBroker, connect
 from launch.adapters.nats.pull import Round
-from launch.errors import BrokerUnavailable
+from launch.errors import BrokerError, BrokerUnavailable
 from launch.ports import Delivery
 from launch.subjects import work_stream
 from tests.contract.broker_world import TRAIN, queue_spec, take
+from tests.support.cluster import Cluster
 
 pytestmark = pytest.mark.nats
 
@@ -102,3 +105,24 @@ async def test_a_round_that_never_began_leaves_nothing_behind(nats_url: str, que
     assert broker._connection._listeners
     await round_.drain()
     assert not broker._connection._listeners
+
+
+async def test_an_answer_without_a_leader_is_not_taken_for_heard(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path)
+    try:
+        await cluster.start()
+        broker = await connect(cluster.servers["n1"].url, name="test", replicas=3)
+        await broker.queues.apply(queue_spec("q"))
+        delivery = await held(broker, "q")
+        for name in ("n2", "n3"):
+            await cluster.kill(name)
+        async with asyncio.timeout(20):
+            with pytest.raises(BrokerError):
+                await broker.work.ack(delivery.reply)
+        await cluster.start()
+        async with asyncio.timeout(20):
+            await until_heard("ack", lambda: broker.work.ack(delivery.reply))
+        assert await broker.jobs.get(delivery.message.job) is None
+        await broker.close()
+    finally:
+        await cluster.stop()
