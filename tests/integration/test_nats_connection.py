@@ -51,7 +51,7 @@ def test_a_client_of_a_killed_server_can_be_closed(tmp_path: Path) -> None:
 
 def test_a_dead_transport_means_that_the_broker_is_unavailable() -> None:
     dead = "unable to perform operation on <TCPTransport closed=True>; the handler is closed"  # uvloop's words
-    with pytest.raises(BrokerUnavailable, match="publish: .*the handler is closed"), translated("publish"):
+    with pytest.raises(BrokerUnavailable, match=r"publish: .*the handler is closed"), translated("publish"):
         raise RuntimeError(dead)
 
 
