@@ -23,9 +23,9 @@ from launch.presence import AgentPresence
 from launch.queue import QueueSpec
 from launch.record import JobRecord
 from launch.subjects import JobId, Priority, WorkConsumer, work_stream
-from tests.contract.tcp_proxy import TcpProxy
 from tests.fakes.broker import FakeBroker, FakeServer
 from tests.support.nats_server import NatsServer
+from tests.support.proxy import Proxy
 
 ACK_WAIT_S = 1.0
 """Short, so that redelivery tests are; long against any step between two of their awaits."""
@@ -126,7 +126,7 @@ class NatsWorld:
         self._server = server
         self._brokers: list[Broker] = []
         self._loose: list[Broker] = []
-        self._proxy: TcpProxy | None = None
+        self._proxy: Proxy | None = None
 
     async def connect(self, name: str = "test") -> Broker:
         return await self._connect(self._url, name)
@@ -138,7 +138,7 @@ class NatsWorld:
 
     async def connect_loosely(self, name: str = "loose") -> Broker:
         if self._proxy is None:
-            self._proxy = await TcpProxy(int(self._url.rpartition(":")[2])).start()
+            self._proxy = await Proxy(int(self._url.rpartition(":")[2])).start()
         self._loose.append(await self._connect(f"nats://127.0.0.1:{self._proxy.port}", name))
         return self._loose[-1]
 
