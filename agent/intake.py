@@ -22,7 +22,7 @@ from launch.core.capacity import Amount
 from launch.core.quantity import show_duration
 from launch.core.retry import MAX_CRASHES
 from launch.core.states import Reason
-from launch.errors import BrokerError, Conflict, LaunchError, Problem, SpecError
+from launch.errors import BrokerError, Conflict, LaunchError, Problem, SpecError, Unreadable
 from launch.job import JobSpec
 from launch.ports import Broker, Clock, Delivery
 from launch.presence import AgentPresence
@@ -108,7 +108,7 @@ class Intake:
                 for delivery in await self._next():
                     await self._take(delivery)
                 backoff_s = FIRST_BACKOFF_S
-            except BrokerError as error:
+            except LaunchError as error:
                 _log.warning("can't take work", error=error.message, next_try_s=backoff_s)
                 await asyncio.sleep(backoff_s)
                 backoff_s = min(MAX_BACKOFF_S, backoff_s * 2)
@@ -161,6 +161,8 @@ class Intake:
                 with contextlib.suppress(BrokerError):
                     await self._broker.work.nak(delivery.reply)
                 raise
+            except Unreadable as error:
+                await self._set_aside(delivery, error)
             except LaunchError:
                 raise
             except Exception as error:  # a defect of ours that this message brings out must not end the agent

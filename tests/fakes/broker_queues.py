@@ -11,6 +11,7 @@ from launch.subjects import HEADER_MSG_ID, JobId, Priority, WorkConsumer
 from tests.fakes.broker_hints import hear
 from tests.fakes.broker_link import Link
 from tests.fakes.broker_server import ServerState
+from tests.fakes.broker_stores import parsed
 
 
 class FakeQueues:
@@ -29,7 +30,7 @@ class FakeQueues:
             entry = self._server.specs.get(queue)
             if entry is None or entry.value is None:
                 raise NotFound(f"there is no queue '{queue}'")
-            return QueueSpec.model_validate_json(entry.value)
+            return parsed(QueueSpec, entry.value, queue)
 
     async def list(self) -> list[QueueSpec]:
         async with self._link.request():

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncGenerator, Sequence
+from typing import TypeVar
 
-from launch.errors import Conflict
+from pydantic import BaseModel
+
+from launch.errors import Conflict, Unreadable
 from launch.ports import Changed, LogChunk, Synced, Versioned
 from launch.presence import AgentPresence
 from launch.record import JobRecord
@@ -13,6 +16,16 @@ from launch.subjects import JobId
 from tests.fakes.broker_hints import hear
 from tests.fakes.broker_link import Inbox, Link
 from tests.fakes.broker_server import ServerState
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def parsed(model: type[M], value: bytes, key: str) -> M:
+    """A stored value as a model; raises `Unreadable`."""
+    try:
+        return model.model_validate_json(value)
+    except ValueError as error:
+        raise Unreadable(f"{key} can't be read") from error
 
 
 class FakeRecords:
@@ -27,7 +40,7 @@ class FakeRecords:
             entry = self._bucket.get(job.key)
             if entry is None or entry.value is None:
                 return None
-            return Versioned(JobRecord.model_validate_json(entry.value), entry.revision)
+            return Versioned(parsed(JobRecord, entry.value, job.key), entry.revision)
 
     async def create(self, record: JobRecord) -> int:
         async with self._link.request():
@@ -81,7 +94,7 @@ class FakeAgents:
     async def get(self, agent_id: str) -> AgentPresence | None:
         async with self._link.request():
             entry = self._bucket.get(agent_id)
-            return AgentPresence.model_validate_json(entry.value) if entry and entry.value is not None else None
+            return parsed(AgentPresence, entry.value, agent_id) if entry and entry.value is not None else None
 
     async def list(self, queue: str | None = None) -> list[AgentPresence]:
         async with self._link.request():
