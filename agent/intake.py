@@ -17,6 +17,7 @@ import structlog
 from agent.claims import Claims, Offer
 from agent.core.claim import Verdict
 from agent.core.fitting import Fit, FitDecision, decide_fit
+from agent.core.outcome import StopCause
 from agent.holds import Hold, Holds
 from launch.core.capacity import Amount
 from launch.core.quantity import show_duration
@@ -222,6 +223,12 @@ class Intake:
 
     async def _claim(self, offer: Offer, spec: JobSpec, amount: Amount) -> None:
         job = offer.delivery.message.job
+        earlier = self._holds.get(job)
+        if earlier is not None and self._holds.ledger.find(job) is not None:
+            # This agent was taken for lost, its job was tried elsewhere, and comes back before that has been noticed.
+            earlier.ask_to_stop(StopCause.FENCED)
+            await self._broker.work.nak(offer.delivery.reply, delay_s=RECHECK_S)
+            return
         self._holds.reserve(job, amount)
         try:
             hold = await self._claims.claim(offer, spec)

@@ -231,6 +231,26 @@ def test_an_agent_that_was_out_of_sight_fences_what_was_taken_over(told_by: str)
     run()
 
 
+@simulated
+async def test_a_job_that_comes_back_while_its_earlier_attempt_still_runs_here_waits_for_that_to_end() -> None:
+    world = make_world()
+    async with world.agent() as worker:
+        job = world.submit(command=HOLD)
+        await world.until(job, State.RUNNING)
+        first = world.container(job)
+        worker.broker.work.progress = nothing  # type: ignore[method-assign]
+        known = await world.client.records.get(job)
+        assert known is not None
+        # Another agent has had it meanwhile, and given it back.
+        elsewhere = known.value.model_copy(update={"state": State.QUEUED, "attempt": 2, "agent": "b"})
+        await world.client.records.update(elsewhere, known.revision)
+        record = await world.until(job, lambda found: found.state is not State.QUEUED)
+        assert (record.state, record.attempt, record.agent) == (State.PREPARING, 3, "a")
+        await world.until(job, State.RUNNING)
+        assert first not in world.engine.containers.values()
+        assert world.container(job, 3).state == "running"
+
+
 # -- jobs that waited too long ---------------------------------------------------------------------------------------
 
 
