@@ -45,14 +45,17 @@ class Account:
             "faults": dict(sorted(scene.faults.items())),
             "recovery_s": {
                 "agent restarted -> its jobs adopted": summary(scene.adopted_s),
-                "agent lost -> job taken over": summary(self._taken_s(restarted=False)),
-                "the same, the server restarted meanwhile": summary(self._taken_s(restarted=True)),
+                "agent dead -> job taken over": summary(self._taken_s(dead=True, restarted=False)),
+                "agent frozen or cut off -> job taken over": summary(self._taken_s(dead=False, restarted=False)),
+                "either, the server restarted meanwhile": summary(
+                    self._taken_s(dead=True, restarted=True) + self._taken_s(dead=False, restarted=True)
+                ),
                 "server restarted -> first claim": summary(self._claimed_s()),
             },
         }
 
-    def _taken_s(self, *, restarted: bool) -> list[float]:
-        found = [self._since_lost(one, restarted=restarted) for one in self._scene.taken_over]
+    def _taken_s(self, *, dead: bool, restarted: bool) -> list[float]:
+        found = [self._since_lost(one, dead=dead, restarted=restarted) for one in self._scene.taken_over]
         return [one for one in found if one is not None]
 
     def _claimed_s(self) -> list[float]:
@@ -94,24 +97,26 @@ class Account:
         worker = next(one for one in self._scene.workers if one.agent.agent_id == run.agent)
         begin = max(one.started_ns for one in pair)
         end = min(one.ended_ns or time.time_ns() for one in pair)
-        for since, until in worker.away:
+        for since, until, _ in worker.away:
             # An entry that was renewed just before the fault lasts a lease; an old one two thirds of it.
             known = max([until, *(up for up in self._scene.server_up if since <= up <= until + RETURN_S * NS)])
             if until - since > LEASE_S * NS * 2 / 3 and begin >= since and end <= known + RETURN_S * NS:
                 return True
         return False
 
-    def _since_lost(self, taken: tuple[int, str, JobRecord], *, restarted: bool) -> float | None:
+    def _since_lost(self, taken: tuple[int, str, JobRecord], *, dead: bool, restarted: bool) -> float | None:
         """Seconds from the fault that took the old owner away to the take-over; None if there was no such fault.
 
         After a restart of the server nobody takes over for a lease: such take-overs are told apart by `restarted`.
         """
         at_ns, old, _ = taken
         worker = next(one for one in self._scene.workers if one.agent.agent_id == old)
-        begun = [since for since, until in worker.away if since <= at_ns <= until + RETURN_S * NS]
-        if not begun or any(max(begun) - LEASE_S * NS <= up <= at_ns for up in self._scene.server_up) is not restarted:
+        lost = max((one for one in worker.away if one.since <= at_ns <= one.until + RETURN_S * NS), default=None)
+        if lost is None or lost.dead is not dead:
             return None
-        return (at_ns - max(begun)) / NS
+        if any(lost.since - LEASE_S * NS <= up <= at_ns for up in self._scene.server_up) is not restarted:
+            return None
+        return (at_ns - lost.since) / NS
 
 
 def summary(values: list[float]) -> dict[str, float]:

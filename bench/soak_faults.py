@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-from bench.soak_scene import ACK_WAIT_S, LEASE_S, Scene, Worker
+from bench.soak_scene import ACK_WAIT_S, LEASE_S, Away, Scene, Worker
 from launch.client import Client
 from launch.errors import LaunchError
 from tests.support import engine
@@ -69,7 +69,7 @@ class Faults:
                 await worker.agent.start()
             if held and not away_s:
                 self._scene.adopted_s.append(time.monotonic() - started)
-            worker.away.append((since, time.time_ns()))
+            worker.away.append(Away(since, time.time_ns(), dead=True))
         return True
 
     async def _freeze(self, for_s: float) -> bool:
@@ -81,7 +81,7 @@ class Faults:
             worker.agent.freeze()
             await asyncio.sleep(for_s)
             worker.agent.thaw()
-            worker.away.append((since, time.time_ns()))
+            worker.away.append(Away(since, time.time_ns(), dead=False))
         return True
 
     async def _cut(self, for_s: float) -> bool:
@@ -93,7 +93,7 @@ class Faults:
             await worker.way.cut()
             await asyncio.sleep(for_s)
             await worker.way.start()
-            worker.away.append((since, time.time_ns()))
+            worker.away.append(Away(since, time.time_ns(), dead=False))
         return True
 
     async def _hole(self, for_s: float) -> bool:
@@ -105,7 +105,7 @@ class Faults:
             worker.way.black_hole()
             await asyncio.sleep(for_s)
             worker.way.heal()
-            worker.away.append((since, time.time_ns()))
+            worker.away.append(Away(since, time.time_ns(), dead=False))
         return True
 
     async def _restart_server(self, down_s: float, *, kill: bool) -> bool:

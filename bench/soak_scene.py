@@ -8,6 +8,7 @@ import random
 from collections import Counter
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from launch.adapters.nats import NatsBroker
 from launch.core.states import State
@@ -36,6 +37,14 @@ SCRIPT = (
 )
 
 
+class Away(NamedTuple):
+    """A time in which an agent could not be reached; `dead`: its process had ended, and so its connection."""
+
+    since: int
+    until: int
+    dead: bool
+
+
 @dataclass
 class Worker:
     """One agent, its own way to the server, and when it could not be reached (nanoseconds since the epoch)."""
@@ -43,7 +52,7 @@ class Worker:
     agent: AgentProcess
     way: Proxy
     busy: asyncio.Lock = field(default_factory=asyncio.Lock)
-    away: list[tuple[int, int]] = field(default_factory=list)
+    away: list[Away] = field(default_factory=list)
 
 
 @dataclass
