@@ -7,7 +7,7 @@ Every method of `Engine` raises `EngineUnavailable` when the engine can't be rea
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -42,10 +42,12 @@ class EngineInfo:
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """An image that is present: its id, and its repository digest where it has one."""
+    """An image that is present: its id, its repository digest where it has one, its own user and working directory."""
 
     id: str
     digest: str | None
+    user: str = ""
+    workdir: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,8 @@ class Container:
     finished_at: str | None
     labels: Mapping[str, str]
     tty: bool = False
+    env: tuple[str, ...] = ()
+    """`NAME=value`, as the container got them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,26 @@ class LogFrame:
     source: str
     time: str
     data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PathInfo:
+    """A file or folder in a container. `modified` is RFC 3339 with nanoseconds."""
+
+    name: str
+    size: int
+    is_dir: bool
+    modified: str
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a running container has used so far: CPU seconds, memory bytes now (caches left out), network bytes."""
+
+    cpu_s: float
+    memory_bytes: int
+    received_bytes: int
+    sent_bytes: int
 
 
 class Engine(Protocol):
@@ -127,6 +151,25 @@ class Engine(Protocol):
 
     def logs(self, container: str, *, since: str | None, follow: bool) -> AsyncGenerator[LogFrame]:
         """Frames from `since` (a frame's `time`, inclusive) on; with `follow` until the container stops."""
+        ...
+
+    async def stat(self, container: str, path: str) -> PathInfo | None:
+        """A path in the container, running or not; None if it is not there."""
+        ...
+
+    async def put(self, container: str, path: str, tar: AsyncIterable[bytes]) -> None:
+        """Unpack a tar, gzipped or not, into an existing folder of the container. Streams: memory stays flat.
+
+        What `tar` raises is raised here.
+        """
+        ...
+
+    def get(self, container: str, path: str) -> AsyncGenerator[bytes]:
+        """A file or folder of the container as a tar, its own base name the first entry. Status 404 if absent."""
+        ...
+
+    async def usage(self, container: str) -> Usage | None:
+        """What the container has used so far; None if it does not run."""
         ...
 
     async def close(self) -> None:

@@ -55,3 +55,8 @@ class AgentSettings:
     """How long a job that does not fit now is kept back before it is passed on."""
     max_log_bytes: int = DEFAULT_MAX_LOG_BYTES
     """The limit of output an attempt, where a job sets none."""
+    secrets: tuple[str, ...] = ("env",)
+    """Where secrets are looked up, in this order: `env` (variables `LAUNCH_SECRET_<NAME>`), `dir:PATH` (a file each),
+    `ssm:/prefix/` and `secretsmanager:prefix/` (AWS)."""
+    usage_every_s: float = 15.0
+    """How often each running container's CPU, memory and network use is measured."""

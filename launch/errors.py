@@ -79,5 +79,13 @@ class BrokerUnsuitable(BrokerError):
     """The server is too old, or JetStream is off: nothing here can work with it."""
 
 
+class StoreError(LaunchError):
+    """A file store refused, or what it holds is damaged. To try again does not help."""
+
+
+class StoreUnavailable(StoreError):
+    """A file store can't be reached, or did not answer in time. The operation may or may not have taken effect."""
+
+
 class ServerError(LaunchError):
     """The embedded nats-server could not be started or ended."""

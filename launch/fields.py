@@ -17,6 +17,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
+    PlainValidator,
     SerializationInfo,
     WithJsonSchema,
 )
@@ -31,7 +32,8 @@ from launch.core.quantity import (
     parse_duration,
     parse_memory,
 )
-from launch.subjects import NAME_PATTERN, is_name
+from launch.errors import LaunchError
+from launch.subjects import NAME_PATTERN, JobId, is_name
 
 
 class Spec(BaseModel):
@@ -102,6 +104,43 @@ def _env_name(value: object) -> object:
     if not isinstance(value, str) or not _ENV_NAME.fullmatch(value):
         raise ValueError(f"found the name {str(value)[:80]!r}; allowed: letters, digits, '_', '.' and '-'")
     return value
+
+
+_SECRET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./-]{0,254}", re.ASCII)
+
+
+def _secret_name(value: object) -> object:
+    if not isinstance(value, str) or not _SECRET_NAME.fullmatch(value) or ".." in value:
+        # What was found is not repeated: people put the secret itself here.
+        raise ValueError("found something else than a secret's name; allowed: letters, digits, '_', '-', '.' and '/'")
+    return value
+
+
+S3_PATTERN = r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^\s?#]{1,700})?$"
+
+
+def _s3_url(value: object) -> object:
+    if isinstance(value, str):
+        value = value.rstrip("/")
+        if re.fullmatch(S3_PATTERN, value) and "//" not in value[5:]:
+            return value
+    raise ValueError(f"found {str(value)[:80]!r}; allowed: s3://bucket or s3://bucket/prefix")
+
+
+def _job_id(value: object) -> object:
+    try:
+        return str(JobId.parse(str(value)))
+    except LaunchError as error:
+        raise ValueError(f"found {str(value)[:80]!r}; allowed: {error.hint}") from None
+
+
+def _container_path(value: object) -> object:
+    _text(value)
+    if isinstance(value, str) and 1 < len(value) <= 1024 and value.startswith("/"):
+        parts = value.strip("/").split("/")
+        if all(part not in ("", ".", "..") for part in parts):
+            return "/" + "/".join(parts)
+    raise ValueError(f"found {str(value)[:80]!r}; allowed: an absolute path in the container, such as /data")
 
 
 def _mapping(value: object) -> object:
@@ -180,8 +219,61 @@ Cpus = Annotated[
 
 EnvName = Annotated[str, BeforeValidator(_env_name)]
 
-Env = Annotated[dict[EnvName, Text], BeforeValidator(_mapping)]
-"""Environment variables; the values are `Text`."""
+SecretName = Annotated[str, BeforeValidator(_secret_name), WithJsonSchema({"type": "string"})]
+"""What a secret is called where the agent looks it up."""
+
+
+class SecretRef(Spec):
+    """Stands for a value that only the agent gets to see, when it starts the job."""
+
+    secret: SecretName
+    """The secret's name, such as `wandb-key`; the agent's operator says where it is looked up."""
+
+
+def _env_value(value: object) -> object:
+    """A `Text`, or a `SecretRef`; what was found in a mapping is not repeated, since it may be the secret itself."""
+    if isinstance(value, SecretRef):
+        return value
+    if not isinstance(value, dict):
+        return _text(value)
+    if set(value) != {"secret"}:
+        raise ValueError("found a mapping; allowed: text, or {secret: NAME}")
+    return SecretRef(secret=str(_secret_name(value["secret"])))
+
+
+EnvValue = Annotated[
+    str | SecretRef,
+    PlainValidator(_env_value),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                _SCALAR,
+                {
+                    "type": "object",
+                    "properties": {"secret": {"type": "string"}},
+                    "required": ["secret"],
+                    "additionalProperties": False,
+                },
+            ]
+        }
+    ),
+]
+"""A plain value, or `{secret: NAME}`."""
+
+Env = Annotated[dict[EnvName, EnvValue], BeforeValidator(_mapping)]
+"""Environment variables; a value is `Text`, or names a secret."""
+
+S3Url = Annotated[str, BeforeValidator(_s3_url), WithJsonSchema({"type": "string", "pattern": S3_PATTERN})]
+"""`s3://bucket` or `s3://bucket/prefix`, without a slash at its end."""
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+"""A SHA-256 digest in lower-case hex."""
+
+JobIdText = Annotated[str, BeforeValidator(_job_id), WithJsonSchema({"type": "string"})]
+"""A job's id, such as `gpu-training-queue/42`."""
+
+ContainerPath = Annotated[str, BeforeValidator(_container_path), WithJsonSchema({"type": "string"})]
+"""An absolute path in the container, without `.` and `..`."""
 
 Labels = Annotated[dict[Annotated[str, Field(max_length=128)], Text], BeforeValidator(_mapping)]
 """The user's own marks on a job."""

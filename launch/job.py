@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from launch.core.capacity import Amount
-from launch.fields import Cpus, Duration, Env, Image, Labels, Memory, Name, Scalar, Spec, Text, Words, WordsGiven
+from launch.fields import (
+    ContainerPath,
+    Cpus,
+    Duration,
+    Env,
+    Image,
+    JobIdText,
+    Labels,
+    Memory,
+    Name,
+    S3Url,
+    Scalar,
+    SecretRef,
+    Sha256,
+    Spec,
+    Text,
+    Words,
+    WordsGiven,
+)
 
 
 class Resources(Spec):
@@ -30,6 +48,40 @@ class Resources(Spec):
         return Amount(cpu_milli=round((self.cpu or 0.0) * 1000), memory_bytes=self.memory or 0, gpus=self.gpu, slots=1)
 
 
+class CodeRef(Spec):
+    """A packed folder in the `code` store: made by `launch submit --code DIR`, unpacked before the job starts."""
+
+    sha256: Sha256
+    """Of the packed folder (a gzipped tar), and its name in the store."""
+    size: Annotated[int, Field(ge=0)]
+    """Bytes, packed."""
+    commit: Text | None = None
+    """The git commit of the folder, where it lies in a git work tree."""
+    dirty: bool | None = None
+    """Whether the folder differs from that commit. Unset: not in a git work tree."""
+
+
+class Input(Spec):
+    """Files that are put into the container before it starts: another job's artifacts, or what lies under a prefix."""
+
+    job: JobIdText | None = None
+    """The job whose artifacts these are; it must be over."""
+    s3: S3Url | None = None
+    """The prefix whose objects these are."""
+    path: ContainerPath | None = None
+    """The folder that they go to. Unset: a folder of their own in `$LAUNCH_INPUTS`."""
+
+    if TYPE_CHECKING:
+
+        def __init__(self, *, job: str | None = None, s3: str | None = None, path: str | None = None) -> None: ...
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.job is None) == (self.s3 is None):
+            raise ValueError("found " + ("neither" if self.job is None else "both") + "; allowed: either job or s3")
+        return self
+
+
 class JobSpec(Spec):
     """One job: an image, a command, and what it needs.
 
@@ -47,7 +99,7 @@ class JobSpec(Spec):
     command: Words = ()
     """The command and its arguments, as a list. Empty: the image's own."""
     env: Env = Field(default_factory=dict)
-    """Environment variables."""
+    """Environment variables; `{secret: NAME}` instead of a value is looked up by the agent."""
     workdir: Text | None = None
     """Working directory in the container. Unset: the image's own."""
     user: Text | None = None
@@ -66,6 +118,16 @@ class JobSpec(Spec):
     """Size of /dev/shm. Unset: the engine's default."""
     max_log_bytes: Memory | None = None
     """Output beyond this many bytes an attempt is dropped, with a line that says so. Unset: the agent's limit."""
+    tty: bool = False
+    """Give the job a terminal: programs then print colours and progress bars, and both outputs are one."""
+    code: CodeRef | None = None
+    """A packed folder, unpacked in the working directory before the job starts."""
+    inputs: Annotated[tuple[Input, ...], Field(max_length=64)] = ()
+    """Files that are put into the container before it starts."""
+    artifacts: Annotated[tuple[ContainerPath, ...], Field(max_length=64)] = ()
+    """Files and folders that are kept after the job's end, beside what it leaves in `$LAUNCH_ARTIFACTS`."""
+    checkpoint_every: Duration = 60.0
+    """How often `$LAUNCH_CHECKPOINT` is looked at, and saved if it has changed, while the job runs."""
     labels: Labels = Field(default_factory=dict)
     """The user's own marks, shown and searched, never interpreted."""
 
@@ -79,7 +141,7 @@ class JobSpec(Spec):
             image: str,
             entrypoint: WordsGiven | None = None,
             command: WordsGiven = (),
-            env: Mapping[str, Scalar] = {},
+            env: Mapping[str, Scalar | SecretRef | Mapping[str, str]] = {},
             workdir: str | None = None,
             user: str | int | None = None,
             resources: Resources = ...,
@@ -89,5 +151,10 @@ class JobSpec(Spec):
             stop_grace: Scalar = 10.0,
             shm_size: Scalar | None = None,
             max_log_bytes: Scalar | None = None,
+            tty: bool = False,
+            code: CodeRef | None = None,
+            inputs: Sequence[Input] = (),
+            artifacts: Sequence[str] = (),
+            checkpoint_every: Scalar = 60.0,
             labels: Mapping[str, Scalar] = {},
         ) -> None: ...

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, Generic, Protocol, TypeVar
 
+from launch.files import Files
+from launch.points import Metrics
 from launch.presence import AgentPresence
 from launch.queue import QueueSpec
 from launch.record import JobRecord
@@ -398,6 +400,11 @@ class Broker(Protocol):
     logs: Logs
     work: Work
     leases: Leases
+    metrics: Metrics
+    code: Files
+    """Packed folders, by their SHA-256."""
+    artifacts: Files
+    """What jobs leave, where their queue names no other store."""
 
     @property
     def ack_wait_s(self) -> float:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from launch.fields import Cpus, Duration, Env, Image, Memory, Name, Scalar, Spec, Text
+from launch.fields import Cpus, Duration, Env, Image, Memory, Name, S3Url, Scalar, SecretRef, Spec, Text
 from launch.job import JobSpec, Resources
 
 
@@ -76,7 +76,7 @@ class JobDefaults(Spec):
         def __init__(
             self,
             *,
-            env: Mapping[str, Scalar] = {},
+            env: Mapping[str, Scalar | SecretRef | Mapping[str, str]] = {},
             resources: Resources = ...,
             timeout: Scalar | None = None,
         ) -> None: ...
@@ -103,6 +103,8 @@ class QueueSpec(Spec):
     """The only types that this queue's workers take. Unset: any."""
     max_jobs_per_agent: Annotated[int, Field(ge=1, le=10_000)] | None = None
     """How many jobs one worker runs at a time. Unset: one a CPU."""
+    artifacts: S3Url | None = None
+    """Where artifacts and checkpoints are kept. Unset: in NATS, with the rest."""
 
     if TYPE_CHECKING:
 
@@ -118,6 +120,7 @@ class QueueSpec(Spec):
             defaults: JobDefaults = ...,
             job_types: list[str] | tuple[str, ...] | None = None,
             max_jobs_per_agent: int | None = None,
+            artifacts: str | None = None,
         ) -> None: ...
 
     @model_validator(mode="after")

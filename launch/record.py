@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from launch.core.capacity import Amount
 from launch.core.states import Event, Reason, State, next_state
+from launch.files import StoredArtifacts
 from launch.job import JobSpec
 from launch.subjects import JobId, Priority
 
@@ -62,6 +63,9 @@ class JobRecord(BaseModel):
     """What the attempt holds of its worker."""
     gpus: tuple[str, ...] = ()
     """UUIDs of the GPUs held."""
+
+    artifacts: StoredArtifacts | None = None
+    """What the last attempt that left something left behind."""
 
     submitted_at: datetime
     claimed_at: datetime | None = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -159,6 +160,64 @@ def log_subject(job: JobId) -> str:
     return f"logs.{job.key}"
 
 
+# -- metrics --------------------------------------------------------------------------------------------------------
+
+METRICS_STREAM = "metrics"
+METRICS_SUBJECTS = "metrics.>"
+
+METRIC_MARK = "@metrics "
+"""A line of output that begins so, with a JSON object behind it, is a point: `@metrics {"loss": 0.1, "step": 3}`."""
+
+
+def metrics_subject(job: JobId) -> str:
+    """Where a job's points go."""
+    return f"metrics.{job.key}"
+
+
+# -- files ----------------------------------------------------------------------------------------------------------
+
+CODE_STORE = "code"
+ARTIFACTS_STORE = "artifacts"
+
+
+def object_stream(store: str) -> str:
+    """The stream behind an object store (NATS ADR-20)."""
+    return f"OBJ_{store}"
+
+
+def job_files(job: JobId, submitted_at: datetime) -> str:
+    """The prefix of one job's files, in whatever store they are kept.
+
+    The submission time tells it from a job of the same id in a queue that was deleted and made again.
+    """
+    return f"{job.queue}/{job.seq}-{submitted_at.timestamp() * 1000:.0f}/"
+
+
+def artifact_name(job: JobId, submitted_at: datetime, attempt: int, path: str) -> str:
+    """One file that an attempt left; `path` as in its manifest."""
+    return f"{job_files(job, submitted_at)}{attempt}/files/{path}"
+
+
+def manifest_name(job: JobId, submitted_at: datetime, attempt: int) -> str:
+    """The list of what an attempt left."""
+    return f"{job_files(job, submitted_at)}{attempt}/manifest.json"
+
+
+def checkpoint_name(job: JobId, submitted_at: datetime, attempt: int) -> str:
+    """The checkpoint folder as an attempt saved it last, a tar."""
+    return f"{job_files(job, submitted_at)}{attempt}/checkpoint.tar"
+
+
+# -- inside the container -------------------------------------------------------------------------------------------
+
+ARTIFACTS_DIR = "/launch/artifacts"
+CHECKPOINT_DIR = "/launch/checkpoint"
+INPUTS_DIR = "/launch/inputs"
+METRICS_FILE = "/launch/metrics/metrics.jsonl"
+CODE_DIR = "/launch/code"
+"""Where shipped code goes when neither the job nor the image names a working directory."""
+
+
 # -- buckets --------------------------------------------------------------------------------------------------------
 
 QUEUES_BUCKET = "queues"
@@ -184,6 +243,8 @@ HEADER_TTL = "Nats-TTL"
 HEADER_LOG_SOURCE = "Launch-Source"
 HEADER_LOG_ATTEMPT = "Launch-Attempt"
 HEADER_LOG_TIME = "Launch-Time"
+HEADER_POINT_SOURCE = "Launch-Source"
+HEADER_POINT_ATTEMPT = "Launch-Attempt"
 
 # -- container labels -----------------------------------------------------------------------------------------------
 
