@@ -12,12 +12,14 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from launch.points import Metrics
 from launch.ports import Agents, Cancels, Clock, Jobs, Leases, Logs, Queues, Records, Work
 from tests.fakes.broker_link import Link
 from tests.fakes.broker_queues import FakeCancels, FakeJobs, FakeQueues
 from tests.fakes.broker_server import ServerState
 from tests.fakes.broker_stores import FakeAgents, FakeLeases, FakeLogs, FakeRecords
 from tests.fakes.broker_work import FakeWork
+from tests.fakes.metrics import FakeMetrics
 
 
 class FakeBroker:
@@ -30,6 +32,7 @@ class FakeBroker:
         self.cancels: Cancels = FakeCancels(server, link)
         self.agents: Agents = FakeAgents(server, link)
         self.logs: Logs = FakeLogs(server, link)
+        self.metrics: Metrics = FakeMetrics(server.points, link)
         self.work: Work = FakeWork(server, link)
         self.leases: Leases = FakeLeases(server, link)
         self._server = server

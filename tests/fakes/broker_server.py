@@ -14,6 +14,7 @@ from launch.subjects import JobId, WorkConsumer, parse_job_subject
 from tests.fakes.broker_bucket import Bucket
 from tests.fakes.broker_stream import StreamConfig, WorkStream
 from tests.fakes.clock import LoopClock
+from tests.fakes.metrics import StoredPoints
 
 RECORD_HISTORY = 64
 """How many past values a KV bucket keeps at most."""
@@ -34,6 +35,7 @@ class ServerState:
         self.agents = Bucket()
         self.leases = Bucket()
         self.logs: dict[JobId, list[LogChunk]] = {}
+        self.points = StoredPoints()
         self._log_seq = 0
         self._last_seqs: dict[str, int] = {}
         self._subscribers: dict[str, dict[Callable[[Any], None], None]] = {}  # in the order in which they came
@@ -88,6 +90,7 @@ class ServerState:
         self.records.purge(lambda key: JobId.from_key(key).queue == queue)
         for job in [job for job in self.logs if job.queue == queue]:
             del self.logs[job]
+        self.points.forget(queue)
         return left
 
     def publish(self, queue: str, consumer: WorkConsumer, body: bytes, headers: Mapping[str, str]) -> Published:
@@ -98,8 +101,10 @@ class ServerState:
             self.tell(f"submitted.{queue}", job)
         return Published(job, duplicate)
 
-    def publish_raw(self, subject: str, body: bytes, headers: Mapping[str, str] | None = None) -> Published:
+    def publish_raw(self, subject: str, body: bytes, headers: Mapping[str, str] | None = None) -> Published | None:
         """What any NATS client does: a publish on a subject. Raises `NotFound` if no stream listens there."""
+        if self.points.publish_raw(subject, body, dict(headers or {})):
+            return None
         try:
             queue, consumer = parse_job_subject(subject)
         except LaunchError as error:

@@ -8,10 +8,12 @@ from pathlib import Path
 from launch.adapters.nats.connection import Connection
 from launch.adapters.nats.jobs import NatsCancels, NatsJobs
 from launch.adapters.nats.logs import NatsLogs
+from launch.adapters.nats.metrics import NatsMetrics
 from launch.adapters.nats.queues import NatsQueues
 from launch.adapters.nats.records import NatsAgents, NatsLeases, NatsRecords
 from launch.adapters.nats.streams import create_missing
 from launch.adapters.nats.work import NatsWork
+from launch.points import Metrics
 from launch.ports import Agents, Cancels, Jobs, Leases, Logs, Queues, Records, Work
 
 DEFAULT_ACK_WAIT_S = 30.0
@@ -30,6 +32,7 @@ class NatsBroker:
         self.cancels: Cancels = NatsCancels(connection)
         self.agents: Agents = NatsAgents(connection)
         self.logs: Logs = NatsLogs(connection)
+        self.metrics: Metrics = NatsMetrics(connection)
         self.work: Work = NatsWork(connection, ack_wait_s)
         self.leases: Leases = NatsLeases(connection)
 

@@ -70,6 +70,7 @@ class NatsQueues:
         await self._connection.api(f"STREAM.DELETE.{subjects.work_stream(queue)}")
         await Bucket(self._connection, subjects.JOBS_BUCKET).purge(f"{queue}.>")
         await self._connection.api(f"STREAM.PURGE.{subjects.LOG_STREAM}", {"filter": f"logs.{queue}.>"})
+        await self._connection.api(f"STREAM.PURGE.{subjects.METRICS_STREAM}", {"filter": f"metrics.{queue}.>"})
         return depth.messages
 
     async def status(self, queue: str) -> QueueStatus:

@@ -23,6 +23,8 @@ WORK_MAX_BYTES = GIB
 """A queue that holds this much refuses more jobs; small specs make about three million of them."""
 LOGS_MAX_BYTES = 8 * GIB
 LOGS_MAX_AGE = 30 * DAY
+METRICS_MAX_BYTES = 2 * GIB
+METRICS_MAX_AGE = 90 * DAY
 DEDUPE_WINDOW = 120 * SECOND
 RECORD_HISTORY = 64
 MARKER_TTL_S = 3600
@@ -67,6 +69,21 @@ def logs_stream_config(replicas: int) -> dict[str, Any]:
     }
 
 
+def metrics_stream_config(replicas: int) -> dict[str, Any]:
+    """The one stream of all jobs' points: the oldest goes first, by age and by size."""
+    return {
+        "name": subjects.METRICS_STREAM,
+        "subjects": [subjects.METRICS_SUBJECTS],
+        "retention": "limits",
+        "storage": "file",
+        "discard": "old",
+        "max_bytes": METRICS_MAX_BYTES,
+        "max_age": METRICS_MAX_AGE,
+        "allow_direct": True,
+        "num_replicas": replicas,
+    }
+
+
 def bucket_config(bucket: str, replicas: int, *, history: int = 1, expiring: bool = False) -> dict[str, Any]:
     """A KV bucket as NATS clients know it; `expiring` ones take a TTL a key and leave a marker when it runs out."""
     config: dict[str, Any] = {
@@ -94,6 +111,7 @@ def base_configs(replicas: int) -> list[dict[str, Any]]:
         bucket_config(subjects.AGENTS_BUCKET, replicas, expiring=True),
         bucket_config(subjects.LEASES_BUCKET, replicas, expiring=True),
         logs_stream_config(replicas),
+        metrics_stream_config(replicas),
     ]
 
 
