@@ -100,7 +100,8 @@ class FakeWorld:
             broker.reconnect()
 
     async def publish_raw(self, subject: str, body: bytes, headers: Mapping[str, str] | None = None) -> None:
-        self.server.publish_raw(subject, body, headers)
+        if not self.server.points.publish_raw(subject, body, dict(headers or {})):
+            self.server.publish_raw(subject, body, headers)
 
     async def limit_queue(self, queue: str, max_bytes: int) -> None:
         self.server.change_stream(queue, max_bytes=max_bytes)

@@ -14,6 +14,7 @@ from launch.subjects import JobId, WorkConsumer, parse_job_subject
 from tests.fakes.broker_bucket import Bucket
 from tests.fakes.broker_stream import StreamConfig, WorkStream
 from tests.fakes.clock import LoopClock
+from tests.fakes.files import FileShelf
 from tests.fakes.metrics import StoredPoints
 
 RECORD_HISTORY = 64
@@ -34,6 +35,8 @@ class ServerState:
         self.records = Bucket(history=RECORD_HISTORY)
         self.agents = Bucket()
         self.leases = Bucket()
+        self.code = FileShelf()
+        self.artifacts = FileShelf()
         self.logs: dict[JobId, list[LogChunk]] = {}
         self.points = StoredPoints()
         self._log_seq = 0
@@ -101,10 +104,8 @@ class ServerState:
             self.tell(f"submitted.{queue}", job)
         return Published(job, duplicate)
 
-    def publish_raw(self, subject: str, body: bytes, headers: Mapping[str, str] | None = None) -> Published | None:
+    def publish_raw(self, subject: str, body: bytes, headers: Mapping[str, str] | None = None) -> Published:
         """What any NATS client does: a publish on a subject. Raises `NotFound` if no stream listens there."""
-        if self.points.publish_raw(subject, body, dict(headers or {})):
-            return None
         try:
             queue, consumer = parse_job_subject(subject)
         except LaunchError as error:
