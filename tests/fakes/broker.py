@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from launch.files import Files
 from launch.points import Metrics
 from launch.ports import Agents, Cancels, Clock, Jobs, Leases, Logs, Queues, Records, Work
 from tests.fakes.broker_link import Link
@@ -19,6 +20,7 @@ from tests.fakes.broker_queues import FakeCancels, FakeJobs, FakeQueues
 from tests.fakes.broker_server import ServerState
 from tests.fakes.broker_stores import FakeAgents, FakeLeases, FakeLogs, FakeRecords
 from tests.fakes.broker_work import FakeWork
+from tests.fakes.files import FakeFiles
 from tests.fakes.metrics import FakeMetrics
 
 
@@ -35,6 +37,8 @@ class FakeBroker:
         self.metrics: Metrics = FakeMetrics(server.points, link)
         self.work: Work = FakeWork(server, link)
         self.leases: Leases = FakeLeases(server, link)
+        self.code: Files = FakeFiles(server.code, link)
+        self.artifacts: Files = FakeFiles(server.artifacts, link)
         self._server = server
         self._link = link
 

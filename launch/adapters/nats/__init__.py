@@ -5,14 +5,17 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 
+from launch import subjects
 from launch.adapters.nats.connection import Connection
 from launch.adapters.nats.jobs import NatsCancels, NatsJobs
 from launch.adapters.nats.logs import NatsLogs
 from launch.adapters.nats.metrics import NatsMetrics
+from launch.adapters.nats.objects import NatsFiles
 from launch.adapters.nats.queues import NatsQueues
 from launch.adapters.nats.records import NatsAgents, NatsLeases, NatsRecords
 from launch.adapters.nats.streams import create_missing
 from launch.adapters.nats.work import NatsWork
+from launch.files import Files
 from launch.points import Metrics
 from launch.ports import Agents, Cancels, Jobs, Leases, Logs, Queues, Records, Work
 
@@ -35,6 +38,8 @@ class NatsBroker:
         self.metrics: Metrics = NatsMetrics(connection)
         self.work: Work = NatsWork(connection, ack_wait_s)
         self.leases: Leases = NatsLeases(connection)
+        self.code: Files = NatsFiles(connection, subjects.CODE_STORE)
+        self.artifacts: Files = NatsFiles(connection, subjects.ARTIFACTS_STORE)
 
     @property
     def ack_wait_s(self) -> float:

@@ -194,10 +194,12 @@ class Connection:
         answer = await self.request(subject, payload, headers=headers, what=f"publish to {subject}")
         return _checked(answer.data)
 
-    async def publish(self, subject: str, payload: bytes = b"", *, reply: str = "") -> None:
-        """Publish without an answer."""
+    async def publish(
+        self, subject: str, payload: bytes = b"", *, reply: str = "", headers: Mapping[str, str] | None = None
+    ) -> None:
+        """Publish without waiting for an answer."""
         with translated(f"publish to {subject}"):
-            await self.client.publish(subject, payload, reply=reply)
+            await self.client.publish(subject, payload, reply=reply, headers=dict(headers) if headers else None)
 
     async def settled(self) -> None:
         """Return once the server has taken in everything said before, subscriptions included."""

@@ -40,6 +40,8 @@ MESSAGE_DELETE_FAILED = 10057
 WRONG_LAST_SEQUENCE = (10071, 10164)
 STREAM_FULL = (10023, 10047, 10077)
 """Insufficient resources, and the stream's own limits: nothing was stored."""
+NO_ROOM = (10023, 10028, 10047)
+"""The server, or the account, has not as much room left as a new stream wants to reserve."""
 
 
 @contextlib.contextmanager

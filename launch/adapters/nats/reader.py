@@ -36,13 +36,14 @@ class _LostError(Exception):
 
 
 async def read_stream(
-    connection: Connection, stream: str, subject: str, *, after_seq: int | None, follow: bool
+    connection: Connection, stream: str, subject: str, *, after_seq: int | None, follow: bool, batch: int = BATCH
 ) -> AsyncGenerator[Msg | Synced]:
     """Messages on `subject` in order, with `SYNCED` once all that existed at the start have been yielded.
 
     `after_seq` None starts with the last message of each subject (a bucket's present state), a number with the first
     message after it. Without `follow` it ends at `SYNCED`, and raises `BrokerUnavailable` when nothing
-    comes any more. A stream that does not exist reads as empty, and with `follow` is waited for.
+    comes any more. A stream that does not exist reads as empty, and with `follow` is waited for. `batch` is how many
+    messages are asked for ahead.
     """
     patience = _Patience(connection, stream)
     position = after_seq
@@ -52,7 +53,7 @@ async def read_stream(
     with connection.on_reconnect(lambda: events.put_nowait(None)):
         while True:
             try:
-                async with _Pull(connection, stream, subject, position, events) as pull:
+                async with _Pull(connection, stream, subject, position, events, batch) as pull:
                     async for item in pull.items(synced, 2.5 * HEARTBEAT_S if follow else REQUEST_TIMEOUT_S):
                         if isinstance(item, Synced):
                             synced = True
@@ -118,12 +119,14 @@ class _Pull:
         subject: str,
         after_seq: int | None,
         events: asyncio.Queue[Msg | None],
+        batch: int,
     ) -> None:
         self._connection = connection
         self._stream = stream
         self._subject = subject
         self._after_seq = after_seq
         self._events = events
+        self._batch = batch
         self._inbox = connection.client.new_inbox()
         self._stack = contextlib.AsyncExitStack()
         self._name = ""
@@ -173,9 +176,9 @@ class _Pull:
         expected = 1
         wanted = 0
         while True:
-            if wanted < BATCH // 2:
-                await self._ask(BATCH - wanted)
-                wanted = BATCH
+            if wanted <= self._batch // 2:
+                await self._ask(self._batch - wanted)
+                wanted = self._batch
             try:
                 async with asyncio.timeout(patience_s):
                     msg = await self._events.get()

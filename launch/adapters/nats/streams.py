@@ -12,7 +12,7 @@ from typing import Any
 
 from launch import subjects
 from launch.adapters.nats.connection import Connection
-from launch.adapters.nats.failures import STREAM_NOT_FOUND, ApiError
+from launch.adapters.nats.failures import NO_ROOM, STREAM_NOT_FOUND, ApiError
 from launch.errors import BrokerError
 
 SECOND = 1_000_000_000
@@ -25,6 +25,10 @@ LOGS_MAX_BYTES = 8 * GIB
 LOGS_MAX_AGE = 30 * DAY
 METRICS_MAX_BYTES = 2 * GIB
 METRICS_MAX_AGE = 90 * DAY
+CODE_MAX_BYTES = 4 * GIB
+ARTIFACTS_MAX_BYTES = 32 * GIB
+STORE_MIN_BYTES = GIB
+"""A server that has less room than an object store wants to reserve gives it what it has, down to this much."""
 DEDUPE_WINDOW = 120 * SECOND
 RECORD_HISTORY = 64
 MARKER_TTL_S = 3600
@@ -84,6 +88,22 @@ def metrics_stream_config(replicas: int) -> dict[str, Any]:
     }
 
 
+def object_store_config(store: str, replicas: int, *, max_bytes: int) -> dict[str, Any]:
+    """An object store as NATS clients know it (ADR-20). A full one refuses; nothing in it grows too old."""
+    return {
+        "name": subjects.object_stream(store),
+        "subjects": [f"$O.{store}.C.>", f"$O.{store}.M.>"],
+        "retention": "limits",
+        "storage": "file",
+        "discard": "new",
+        "max_bytes": max_bytes,
+        "duplicate_window": DEDUPE_WINDOW,
+        "allow_rollup_hdrs": True,
+        "allow_direct": True,
+        "num_replicas": replicas,
+    }
+
+
 def bucket_config(bucket: str, replicas: int, *, history: int = 1, expiring: bool = False) -> dict[str, Any]:
     """A KV bucket as NATS clients know it; `expiring` ones take a TTL a key and leave a marker when it runs out."""
     config: dict[str, Any] = {
@@ -124,9 +144,24 @@ async def create_missing(connection: Connection, replicas: int) -> None:
         except ApiError as error:
             if error.err_code != STREAM_NOT_FOUND:
                 raise
-            await connection.api(f"STREAM.CREATE.{config['name']}", config)
+            await _create(connection, config)
 
     await asyncio.gather(*(create(config) for config in base_configs(replicas)))
+
+
+async def _create(connection: Connection, config: Mapping[str, Any]) -> None:
+    """Make a stream; an object store as large as the server has room for."""
+    subject = f"STREAM.CREATE.{config['name']}"
+    while True:
+        try:
+            await connection.api(subject, config)
+            return
+        except ApiError as error:
+            smaller = config.get("max_bytes", 0) // 2
+            shrinks = config["name"].startswith(subjects.object_stream("")) and smaller >= STORE_MIN_BYTES
+            if error.err_code not in NO_ROOM or not shrinks:
+                raise
+            config = {**config, "max_bytes": smaller}
 
 
 async def ensure_stream(connection: Connection, config: Mapping[str, Any]) -> list[str]:
