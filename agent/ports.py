@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from agent.core.secret_source import Source
 from launch.errors import LaunchError
 
 
@@ -154,13 +155,13 @@ class Engine(Protocol):
         ...
 
     async def stat(self, container: str, path: str) -> PathInfo | None:
-        """A path in the container, running or not; None if it is not there."""
+        """A path in the container, running or not; None if it, or the container, is not there."""
         ...
 
     async def put(self, container: str, path: str, tar: AsyncIterable[bytes]) -> None:
         """Unpack a tar, gzipped or not, into an existing folder of the container. Streams: memory stays flat.
 
-        What `tar` raises is raised here.
+        What `tar` raises is raised here; closing it is for the caller.
         """
         ...
 
@@ -174,4 +175,30 @@ class Engine(Protocol):
 
     async def close(self) -> None:
         """Release the connection. Idempotent."""
+        ...
+
+
+class SecretRefused(LaunchError):
+    """A secret does not exist, may not be read, or can't be used: to try again does not help until that is changed."""
+
+
+class SecretUnavailable(LaunchError):
+    """Where secrets lie can't be reached, did not answer in time, or is asked too often."""
+
+
+class SecretStore(Protocol):
+    """One source of secrets.
+
+    Raises `SecretRefused` and `SecretUnavailable`, nothing else; no value is in their messages, nor in what is logged.
+    """
+
+    source: Source
+    """What was configured; it bounds what a name can mean."""
+
+    async def get(self, name: str) -> bytes | None:
+        """The secret of this name, a `launch.fields.SecretName`; None if there is none. Not cached, bounded in time."""
+        ...
+
+    async def close(self) -> None:
+        """Release what it holds. Idempotent."""
         ...

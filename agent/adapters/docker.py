@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
@@ -20,9 +20,19 @@ from aiodocker import Docker
 from aiodocker.containers import DockerContainer
 from aiodocker.exceptions import DockerError
 
+from agent.adapters.docker_answers import container_of, image_of, message_of, path_of, usage_of
 from agent.core.container import same_attempt
 from agent.core.frames import FrameParser, since_parameter
-from agent.ports import Container, EngineError, EngineInfo, EngineUnavailable, ImageInfo, LogFrame
+from agent.ports import (
+    Container,
+    EngineError,
+    EngineInfo,
+    EngineUnavailable,
+    ImageInfo,
+    LogFrame,
+    PathInfo,
+    Usage,
+)
 from launch.errors import LaunchError
 
 DEFAULT_HOST: Final = "unix:///var/run/docker.sock"
@@ -36,8 +46,8 @@ CHANGE_LIMIT_S: Final = 120.0
 _NOT_MODIFIED, _NOT_FOUND, _CONFLICT, _SERVER_ERROR, _UNAVAILABLE = 304, 404, 409, 500, 503
 _CANNOT_CONNECT = 900
 """aiodocker's own number for an engine that does not answer."""
-_NEVER = "0001-01-01T00:00:00Z"
 _ADOPT_PAUSE_S = 0.05
+_STAT_HEADER = "X-Docker-Container-Path-Stat"
 
 
 class DockerEngine:
@@ -62,8 +72,7 @@ class DockerEngine:
             with self._translated("image"):
                 async with asyncio.timeout(LOOK_LIMIT_S):
                     found = await self._client().images.inspect(quote(reference, safe="/:@"))
-                digests = found.get("RepoDigests") or []
-                return ImageInfo(str(found["Id"]), str(digests[0]) if digests else None)
+                return image_of(found)
         except EngineError as error:
             if error.status == _NOT_FOUND:
                 return None
@@ -124,7 +133,7 @@ class DockerEngine:
             with self._translated("inspect"):
                 async with asyncio.timeout(LOOK_LIMIT_S):
                     found = await self._container(container).show()
-                return _container_of(found)
+                return container_of(found)
         except EngineError as error:
             if error.status == _NOT_FOUND:
                 return None
@@ -173,6 +182,77 @@ class DockerEngine:
                 if not data:
                     return
 
+    async def stat(self, container: str, path: str) -> PathInfo | None:
+        """A path in the container, running or not; None if it, or the container, is not there."""
+        with self._translated("stat"):
+            async with (
+                asyncio.timeout(LOOK_LIMIT_S),
+                self._request("HEAD", _archive(container), {"path": path}) as reply,
+            ):
+                if reply.status == _NOT_FOUND:
+                    return None
+                if not reply.ok:
+                    raise DockerError(reply.status, f"{path}: {reply.reason}")
+                return path_of(reply.headers[_STAT_HEADER])
+
+    async def put(self, container: str, path: str, tar: AsyncIterable[bytes]) -> None:
+        """Unpack a tar, gzipped or not, into an existing folder of the container. Streams: memory stays flat.
+
+        Takes as long as `tar` does; the engine itself gets `CHANGE_LIMIT_S` for each piece.
+        """
+        trouble: list[Exception] = []
+        loop = asyncio.get_running_loop()
+
+        async def body() -> AsyncIterator[bytes]:
+            pieces = aiter(tar)
+            while True:
+                limit.reschedule(None)
+                try:
+                    piece = await anext(pieces, None)
+                except Exception as error:
+                    trouble.append(error)
+                    raise
+                limit.reschedule(loop.time() + CHANGE_LIMIT_S)
+                if piece is None:
+                    return
+                yield piece
+
+        try:
+            with self._translated("put"):
+                async with asyncio.timeout(CHANGE_LIMIT_S) as limit:
+                    # Asked first whether it will take it, the engine can refuse without closing on what is under way.
+                    asked = self._request("PUT", _archive(container), {"path": path}, data=body(), expect100=True)
+                    async with asked as reply:
+                        said = await reply.text()
+                        if not reply.ok:
+                            raise DockerError(reply.status, message_of(said))
+        except (EngineError, EngineUnavailable):
+            if trouble:
+                raise trouble[0] from None
+            raise
+
+    async def get(self, container: str, path: str) -> AsyncGenerator[bytes]:
+        """A file or folder of the container as a tar, its own base name the first entry. Status 404 if absent."""
+        async with self._stream("get", "GET", _archive(container), {"path": path}) as content:
+            while True:
+                with self._translated("get"):
+                    async with asyncio.timeout(CHANGE_LIMIT_S):
+                        data = await content.readany()
+                if not data:
+                    return
+                yield data
+
+    async def usage(self, container: str) -> Usage | None:
+        """What the container has used so far; None if it does not run."""
+        parameters = {"stream": "false", "one-shot": "true"}
+        path = f"containers/{quote(container, safe='')}/stats"
+        with self._translated("usage"):
+            async with asyncio.timeout(LOOK_LIMIT_S), self._request("GET", path, parameters) as reply:
+                said = await reply.text()
+                if not reply.ok:
+                    raise DockerError(reply.status, message_of(said))
+                return usage_of(json.loads(said))
+
     async def close(self) -> None:
         """Release the connection. Idempotent."""
         docker, self._docker = self._docker, None
@@ -185,21 +265,31 @@ class DockerEngine:
         self, step: str, method: str, path: str, parameters: Mapping[str, str]
     ) -> AsyncIterator[aiohttp.StreamReader]:
         """A request whose answer lasts; left at any time, its connection is closed (and the engine notices)."""
-        docker = self._client()
         with self._translated(step):
-            if docker.api_version == "auto":
-                await docker.version()
-            response = await docker.session.request(
-                method, f"{docker.docker_host}/{docker.api_version}/{path}", params=parameters
-            )
+            response = await self._send(method, path, parameters)
         try:
             if not response.ok:
                 with self._translated(step):
-                    raise DockerError(response.status, _message_of(await response.text()))
+                    raise DockerError(response.status, message_of(await response.text()))
             yield response.content
         finally:
             # Not released to the pool: a stream that was left early still has an answer coming.
             response.close()
+
+    @asynccontextmanager
+    async def _request(
+        self, method: str, path: str, parameters: Mapping[str, str], **more: Any
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """A request whose answer is read at once; unlike a stream's, its connection is used again."""
+        async with await self._send(method, path, parameters, **more) as response:
+            yield response
+
+    async def _send(self, method: str, path: str, parameters: Mapping[str, str], **more: Any) -> aiohttp.ClientResponse:
+        docker = self._client()
+        if docker.api_version == "auto":
+            await docker.version()
+        url = f"{docker.docker_host}/{docker.api_version}/{path}"
+        return await docker.session.request(method, url, params=parameters, **more)
 
     def _client(self) -> Docker:
         """The client, made when first needed because a connector belongs to a running loop.
@@ -255,34 +345,9 @@ def _check_host(host: str) -> None:
         raise LaunchError(f"TLS to an engine is not supported, and DOCKER_TLS_VERIFY asks for it at {host}", hint=hint)
 
 
-def _container_of(found: Mapping[str, Any]) -> Container:
-    """The engine's long account, cut to what the port has."""
-    state, config = found["State"], found["Config"]
-    return Container(
-        id=str(found["Id"]),
-        name=str(found["Name"]).removeprefix("/"),
-        state=str(state["Status"]),
-        exit_code=int(state["ExitCode"]),
-        oom_killed=bool(state["OOMKilled"]),
-        error=str(state["Error"]),
-        started_at=_time(state["StartedAt"]),
-        finished_at=_time(state["FinishedAt"]),
-        labels=dict(config.get("Labels") or {}),
-        tty=bool(config.get("Tty")),
-    )
-
-
-def _time(text: str) -> str | None:
-    return None if not text or text == _NEVER else text
+def _archive(container: str) -> str:
+    return f"containers/{quote(container, safe='')}/archive"
 
 
 def _json_labels(wanted: list[str]) -> str:
     return json.dumps({"label": wanted})
-
-
-def _message_of(body: str) -> str:
-    """The message in an error's body; the body itself where it is not the usual JSON."""
-    try:
-        return str(json.loads(body)["message"])
-    except (ValueError, LookupError, TypeError):
-        return body.strip()

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncIterator, Callable
 
 import pytest
 
+from agent.adapters.docker import DockerEngine
+from agent.ports import Engine
 from launch.ports import Broker
 from tests.contract.broker_world import FakeWorld, NatsWorld, World, queue_spec
+from tests.contract.engine_world import PROGRAMS, Lab
+from tests.fakes.engine import FakeEngine
 from tests.support.nats_server import NatsServer
 
 BOTH = [pytest.param("fake"), pytest.param("nats", marks=pytest.mark.nats)]
@@ -53,3 +58,23 @@ async def queue(broker: Broker, queue_name: str) -> AsyncIterator[str]:
     yield queue_name
     if queue_name in [spec.queue_name for spec in await broker.queues.list()]:
         await broker.queues.delete(queue_name)
+
+
+@pytest.fixture(params=[pytest.param("fake"), pytest.param("docker", marks=pytest.mark.docker)])
+async def lab(request: pytest.FixtureRequest) -> AsyncIterator[Lab]:
+    """An engine of either kind; what the test made on it is removed."""
+    mark = f"launch-test-{secrets.token_hex(5)}"
+    engine: Engine
+    if request.param == "fake":
+        image = "busybox:1"
+        fake = engine = FakeEngine(images=[image])
+        fake.scripts.update(PROGRAMS)
+    else:
+        image = request.getfixturevalue("busybox_image")
+        engine = DockerEngine(request.getfixturevalue("docker_host"))
+    yield Lab(engine, image, mark)
+    for container in await engine.list({"launch.test": mark}):
+        await engine.remove(container.id)
+    assert await engine.list({"launch.test": mark}) == []
+    await engine.close()
+    await engine.close()

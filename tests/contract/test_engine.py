@@ -3,101 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
-from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from agent.adapters.docker import DockerEngine
 from agent.core.frames import nanoseconds, timestamp
-from agent.ports import Container, Engine, EngineError, EngineUnavailable, LogFrame
+from agent.ports import Engine, EngineError, EngineUnavailable
 from launch.subjects import LABEL_ACK, LABEL_SUBMITTED
-from tests.fakes.engine import FakeEngine, Script, command_not_found
+from tests.contract.engine_world import EXIT_3, FLOOD, LONG_LINE, NOT_FOUND, SLEEP, SPEAK, TRAP, TRUE, Lab
+from tests.fakes.engine import FakeEngine
 
 pytestmark = pytest.mark.filterwarnings("error")
-
-PROGRAMS: dict[tuple[str, ...], Script] = {
-    ("true",): Script(),
-    ("sh", "-c", "exit 3"): Script(exit_code=3),
-    ("sleep", "60"): Script(hold=True),
-    ("no-such-command",): command_not_found("no-such-command"),
-    ("sh", "-c", "echo one; echo two >&2; echo three; printf four"): Script(
-        output=(("stdout", b"one\n"), ("stderr", b"two\n"), ("stdout", b"three\nfour"))
-    ),
-    ("sh", "-c", "trap 'exit 7' TERM; echo ready; while :; do sleep 0.01; done"): Script(
-        output=(("stdout", b"ready\n"),), hold=True, on_term=7
-    ),
-    ("sh", "-c", "head -c 40000 /dev/zero | tr '\\0' x; echo; echo ready; exec sleep 60"): Script(
-        output=(("stdout", b"x" * 40000 + b"\nready\n"),), hold=True
-    ),
-    ("sh", "-c", "head -c 20000000 /dev/zero | tr '\\0' x; exec sleep 60"): Script(
-        output=(("stdout", b"x" * 20000000),), hold=True
-    ),
-}
-TRUE, EXIT_3, SLEEP, NOT_FOUND, SPEAK, TRAP, LONG_LINE, FLOOD = PROGRAMS
-
-
-@dataclass
-class Lab:
-    """An engine, and the containers that this test makes on it."""
-
-    engine: Engine
-    image: str
-    mark: str
-
-    async def create(self, command: tuple[str, ...], *, name: str = "one", labels: Mapping[str, str] = {}) -> str:
-        config: dict[str, Any] = {
-            "Image": self.image,
-            "Cmd": list(command),
-            "Labels": {"launch.test": self.mark, **labels},
-            # No network: the engine makes such a container in half the time.
-            "HostConfig": {"NetworkMode": "none", "Init": command is not NOT_FOUND},
-        }
-        return await self.engine.create(f"{self.mark}-{name}", config)
-
-    async def run(self, command: tuple[str, ...], *, name: str = "one") -> Container:
-        container = await self.create(command, name=name)
-        await self.engine.start(container)
-        await self.engine.wait(container)
-        return await self.see(container)
-
-    async def see(self, container: str) -> Container:
-        seen = await self.engine.inspect(container)
-        assert seen is not None
-        return seen
-
-    async def read(self, container: str, *, since: str | None = None, follow: bool = False) -> list[LogFrame]:
-        async with aclosing(self.engine.logs(container, since=since, follow=follow)) as frames:
-            return [frame async for frame in frames]
-
-    async def until_ready(self, container: str) -> None:
-        async with aclosing(self.engine.logs(container, since=None, follow=True)) as frames:
-            async for frame in frames:
-                if frame.data == b"ready\n":
-                    return
-
-
-@pytest.fixture(params=[pytest.param("fake"), pytest.param("docker", marks=pytest.mark.docker)])
-async def lab(request: pytest.FixtureRequest) -> AsyncIterator[Lab]:
-    """An engine of either kind; what the test made on it is removed."""
-    mark = f"launch-test-{secrets.token_hex(5)}"
-    engine: Engine
-    if request.param == "fake":
-        image = "busybox:1"
-        fake = engine = FakeEngine(images=[image])
-        fake.scripts.update(PROGRAMS)
-    else:
-        image = request.getfixturevalue("busybox_image")
-        engine = DockerEngine(request.getfixturevalue("docker_host"))
-    yield Lab(engine, image, mark)
-    for container in await engine.list({"launch.test": mark}):
-        await engine.remove(container.id)
-    assert await engine.list({"launch.test": mark}) == []
-    await engine.close()
-    await engine.close()
 
 
 async def test_tells_its_version_and_size(lab: Lab) -> None:

@@ -15,15 +15,25 @@ import asyncio
 import secrets
 import signal as signals
 from collections import defaultdict, deque
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from agent.core.container import same_attempt
 from agent.core.frames import nanoseconds, timestamp
-from agent.ports import Container, EngineError, EngineInfo, EngineUnavailable, ImageInfo, LogFrame
+from agent.ports import (
+    Container,
+    EngineError,
+    EngineInfo,
+    EngineUnavailable,
+    ImageInfo,
+    LogFrame,
+    PathInfo,
+    Usage,
+)
 from launch.ports import Clock
 from tests.fakes.clock import LoopClock
+from tests.fakes.engine_files import FakeTree
 
 PIECE_BYTES = 16 * 1024
 """The engine cuts longer lines into pieces of this size, which share one time."""
@@ -45,6 +55,8 @@ class Script:
     on_term: int | None = None
     start_error: EngineError | None = None
     start_code: int = 128
+    leaves: Mapping[str, bytes] = field(default_factory=dict)
+    """Files that it writes, by absolute path."""
 
 
 def command_not_found(command: str) -> Script:
@@ -71,6 +83,9 @@ class FakeContainer:
     unfinished: dict[str, bytes] = field(default_factory=dict)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     signals: list[str] = field(default_factory=list)
+    files: FakeTree = field(default_factory=FakeTree)
+    usage: Usage = field(default_factory=lambda: Usage(0.0, 2**20, 0, 0))
+    """What it has used, while it runs; set it."""
 
     def seen(self) -> Container:
         """As the port shows it."""
@@ -86,6 +101,7 @@ class FakeContainer:
             self.finished_at,
             labels,
             bool(self.config.get("Tty")),
+            tuple(self.config.get("Env") or ()),
         )
 
 
@@ -123,6 +139,10 @@ class FakeEngine:
         if rest[whole:]:
             found.unfinished[source] = rest[whole:]
         self._notify(found)
+
+    def leave(self, container: str, path: str, content: bytes) -> None:
+        """The container writes a file; folders above it are made."""
+        self._of(container).files.write(path, content, timestamp(self._tick()))
 
     def exit(self, container: str, code: int = 0, *, oom_killed: bool = False) -> None:
         """The container's process ends."""
@@ -187,6 +207,10 @@ class FakeEngine:
                 raise EngineError("create", 404, f"No such image: {config['Image']}")
             script = self.scripts.get(tuple(config.get("Cmd") or ()), Script())
             found = FakeContainer(self._new_id(), name, dict(config), script)
+            for mount in config.get("HostConfig", {}).get("Mounts", ()):
+                found.files.make_folder(mount["Target"], timestamp(self._tick()))
+            if config.get("WorkingDir"):
+                found.files.make_folder(config["WorkingDir"], timestamp(self._tick()))
             self.containers[found.id] = found
         elif not same_attempt(found.config.get("Labels") or {}, config.get("Labels") or {}):
             raise EngineError("create", 409, f"the name {name} is another container's")
@@ -205,6 +229,8 @@ class FakeEngine:
             found.state, found.exit_code, found.started_at = "running", 0, timestamp(self._tick())
             for source, data in script.output:
                 self.write(found.id, source, data)
+            for path, content in script.leaves.items():
+                self.leave(found.id, path, content)
             if not script.hold:
                 self.exit(found.id, script.exit_code, oom_killed=script.oom_killed)
             self._notify(found)
@@ -277,6 +303,49 @@ class FakeEngine:
                 await found.changed.wait()
             if self._generation != generation:
                 raise _unavailable("logs")
+
+    async def stat(self, container: str, path: str) -> PathInfo | None:
+        """A path in the container; None if it is not there."""
+        await self._call("stat", path)
+        found = self._find(container)
+        return found.files.stat(path) if found is not None else None
+
+    async def put(self, container: str, path: str, tar: AsyncIterable[bytes]) -> None:
+        """Unpack a tar, gzipped or not, into an existing folder."""
+        await self._call("put", path)
+        found = self._of(container, "put")
+        folder = found.files.stat(path)
+        if folder is None:
+            raise EngineError("put", 404, f"Could not find the file {path} in container {container}")
+        if not folder.is_dir:
+            raise EngineError("put", 400, "extraction point is not a directory")
+        generation = self._generation
+        packed = b"".join([piece async for piece in tar])
+        if self._generation != generation:
+            raise _unavailable("put")
+        try:
+            found.files.unpack(path, packed, timestamp(self._tick()))
+        except ValueError as error:
+            raise EngineError("put", 500, f"Error processing tar file: {error}") from None
+        self._reply("put")
+
+    async def get(self, container: str, path: str) -> AsyncGenerator[bytes]:
+        """A file or folder as a tar, its own base name the first entry."""
+        await self._call("get", path)
+        found = self._of(container, "get")
+        if found.files.stat(path) is None:
+            raise EngineError("get", 404, f"Could not find the file {path} in container {container}")
+        generation, packed = self._generation, found.files.pack(path)
+        for start in range(0, len(packed), PIECE_BYTES):
+            if self._generation != generation:
+                raise _unavailable("get")
+            yield packed[start : start + PIECE_BYTES]
+
+    async def usage(self, container: str) -> Usage | None:
+        """What the container has used so far; None if it does not run."""
+        await self._call("usage", container)
+        found = self._of(container, "usage")
+        return found.usage if found.state == "running" else None
 
     async def close(self) -> None:
         """Nothing to release."""
