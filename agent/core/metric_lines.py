@@ -39,13 +39,13 @@ _ANY: Final = re.compile(rb"(?<![^\r\n])[^\r\n]+(?=[\r\n])")
 
 
 class Budget:
-    """How many points an attempt may still report. Grows with time, up to `most`."""
+    """How many points an attempt may still report: `first`, and `rate` a second more, but never over `most`."""
 
-    def __init__(self, *, rate: float = POINTS_A_S, most: float = BURST_POINTS) -> None:
+    def __init__(self, *, rate: float = POINTS_A_S, first: float = BURST_POINTS, most: float = BURST_POINTS) -> None:
         self.left_out = 0
         self._rate = rate
+        self._room = first
         self._most = most
-        self._room = most
         self._at_s: float | None = None
 
     def grow(self, now_s: float) -> None:

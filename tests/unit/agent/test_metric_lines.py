@@ -3,10 +3,10 @@
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.core.metric_lines import MAX_LINE_BYTES, MAX_VALUES, Budget, LineScanner
@@ -114,39 +114,36 @@ def test_a_point_may_have_its_own_time(time: object, expected: datetime) -> None
     assert (point.time, point.step, point.values) == (expected, None, {"a": 1.0})
 
 
-TEXTS = st.lists(
-    st.sampled_from(
-        [
-            b'@metrics {"a": 1}',
-            b'@metrics {"b": {"c": 2}, "step": 7}',
-            b"@metrics ",
-            b"@met",
-            b"@",
-            b"out",
-            b"\n",
-            b"\r",
-            b"\r\n",
-            b'{"d": 4}',
-            b" ",
-            "\u00e4".encode(),
-            b"\n\n",
-        ]  # fmt: skip
-    ),
-    max_size=25,
-).map(b"".join)
+TOKENS = [
+    b'@metrics {"a": 1}', b'@metrics {"b": {"c": 2}, "step": 7}', b"@metrics ", b"@met", b"@", b"out", b"\n", b"\r",
+    b"\r\n", b'{"d": 4}', b" ", "\u00e4".encode(), b'\n@metrics {"e": 5}\n', b'{"a": 1}\n', b'{"f":', b" 6}",
+]  # fmt: skip
+PIECES = st.lists(st.lists(st.sampled_from(TOKENS), max_size=4).map(b"".join), max_size=12)
 
 
-@given(TEXTS, st.lists(st.integers(0, 400), max_size=12), st.booleans())
-def test_any_cut_gives_each_point_once(text: bytes, cuts: list[int], marked: bool) -> None:
-    places = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
-    pieces = [text[a:b] for a, b in pairwise(places)]
-    points = scan(pieces, marked=marked)
-    lines, at, expected = text.replace(b"\r", b"\n").split(b"\n"), 0, []
-    for line in lines:
+@settings(max_examples=500)
+@given(PIECES, st.lists(st.integers(0, 200), max_size=4), st.booleans())
+def test_any_cut_gives_each_point_once(whole: list[bytes], cuts: list[int], marked: bool) -> None:
+    text = b"".join(whole)
+    places = sorted({0, len(text), *accumulate(map(len, whole)), *(cut for cut in cuts if cut < len(text))})
+    points = scan([text[a:b] for a, b in pairwise(places)], marked=marked)
+    expected, at = [], 0
+    for line in text.replace(b"\r", b"\n").split(b"\n"):
         # By itself, and in one piece, each line is what the tests above say.
         expected += [(at, p.values, p.step) for p in scan([line], marked=marked)]
         at += len(line) + 1
     assert [(p.position, p.values, p.step) for p in points] == expected
+
+
+def test_what_begins_elsewhere_than_expected_begins_with_a_line() -> None:
+    found = scanner()
+    assert found.feed(b"no end", 0, lambda: NOW) == []
+    assert [p.position for p in found.feed(b'@metrics {"a": 1}\n', 100, lambda: NOW)] == [100]
+    assert found.feed(b'@metrics {"a"', 200, lambda: NOW) == []
+    assert found.feed(b": 1}\n", 300, lambda: NOW) == []
+
+
+TEXTS = PIECES.map(b"".join)
 
 
 @given(TEXTS, st.integers(0, 400), st.integers(0, 400))
@@ -160,7 +157,7 @@ def test_after_a_restart_the_same_points_have_the_same_positions(text: bytes, cu
 
 
 def test_too_many_points_are_thinned_out_and_the_last_one_stays() -> None:
-    budget = Budget(rate=10, most=100)
+    budget = Budget(rate=10, first=100, most=100)
     found = scanner(budget=budget)
     lines = [b'@metrics {"n": %d}\n' % n for n in range(1000)]
     points, at = [], 0
