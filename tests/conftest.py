@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.support import engine, images
+from tests.support.moto import MotoServer
 from tests.support.nats_server import NatsServer
 
 settings.register_profile("ci", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
@@ -51,6 +52,14 @@ def fresh_nats(tmp_path: Path) -> Iterator[Callable[..., NatsServer]]:
     yield start
     for server in servers:
         server.stop()
+
+
+@pytest.fixture(scope="session")
+def moto_server() -> Iterator[MotoServer]:
+    """The session's moto; tests keep apart by unique names."""
+    server = MotoServer().start()
+    yield server
+    server.stop()
 
 
 @pytest.fixture
