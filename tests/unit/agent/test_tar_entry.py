@@ -17,7 +17,7 @@ def packed(content: bytes, *, kind: int, name: str) -> bytes:
         folder.type = tarfile.DIRTYPE
         tar.addfile(folder)
         entry = tarfile.TarInfo(name)
-        entry.size, entry.mtime = len(content), 1.5  # type: ignore[assignment]  # a fraction: an entry of its own
+        entry.size, entry.mtime = len(content), 1.5  # a fraction: an entry of its own
         tar.addfile(entry, io.BytesIO(content))
         second = tarfile.TarInfo("second")
         second.size = 3

@@ -1,0 +1,217 @@
+"""A job's points on their way: stored before their output, each once for readers, whatever breaks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from contextlib import aclosing
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent.metrics import FIRST_LOOK_S, LAST_LOOK_S, POINTS_LEFT_OUT, JobMetrics
+from agent.ports import EngineError, EngineUnavailable
+from launch.errors import BrokerError
+from launch.points import Point, PointSource
+from launch.ports import LogChunk
+from launch.subjects import METRICS_FILE, JobId
+from tests.fakes.broker import FakeServer
+from tests.fakes.clock import LoopClock
+from tests.fakes.engine import FakeEngine, Script
+
+JOB = JobId("q", 1)
+
+
+class Rig:
+    """A fake engine with one container, a fake broker, and time that passes as fast as the loop turns."""
+
+    def __init__(self) -> None:
+        self.engine = FakeEngine(images=["x"])
+        self.engine.scripts["hold",] = Script(hold=True)
+        server = FakeServer()
+        self.broker = server.connect()
+        self.reader = server.connect("reader").metrics
+        self.clock = LoopClock()
+        self.delays: list[float] = []
+        self.turns = asyncio.Event()
+        self.file = b""
+
+    async def start(self) -> Rig:
+        self.container = await self.engine.create("c", {"Image": "x", "Cmd": ["hold"], "Labels": {}})
+        await self.engine.start(self.container)
+        return self
+
+    def metrics(self, **options: Any) -> JobMetrics:
+        given = {"started_at": self.clock.now(), "sleep": self.pause, **options}
+        return JobMetrics(self.broker.metrics, self.engine, self.clock, JOB, 1, self.container, **given)
+
+    async def pause(self, delay_s: float) -> None:
+        self.delays.append(delay_s)
+        self.turns.set()
+        await asyncio.sleep(0)
+
+    async def turn(self, count: int = 1) -> None:
+        """Wait until something has paused `count` times more."""
+        count += len(self.delays)
+        while len(self.delays) < count:
+            self.turns.clear()
+            await self.turns.wait()
+
+    def append(self, data: bytes) -> None:
+        self.file += data
+        self.engine.leave(self.container, METRICS_FILE, self.file)
+
+    async def points(self) -> list[Point]:
+        async with aclosing(self.reader.read(JOB)) as points:
+            return [point async for point in points]
+
+    async def values(self) -> list[tuple[str, int, dict[str, float]]]:
+        return [(str(p.source), p.position, dict(p.values)) for p in await self.points()]
+
+
+@pytest.fixture
+async def rig() -> Rig:
+    return await Rig().start()
+
+
+def chunk(data: bytes, source: str = "stdout") -> LogChunk:
+    return LogChunk(source, 1, "2026-03-01T12:00:00.123456789Z", data)
+
+
+async def test_points_are_stored_when_heard_returns(rig: Rig) -> None:
+    metrics = rig.metrics()
+    await metrics.heard(chunk(b'hello\n@metrics {"a": 1}\n'), 0)
+    (point,) = await rig.points()
+    assert point == Point(datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC), PointSource.STDOUT, 1, 6, {"a": 1.0})
+    await metrics.heard(chunk(b'@metrics {"b": 2}\n', "stderr"), 70)
+    await metrics.heard(chunk(b'@metrics {"c": 3}', "stdout"), 25)
+    assert len(await rig.points()) == 2
+    await metrics.finish()
+    assert await rig.values() == [("stdout", 6, {"a": 1}), ("stderr", 70, {"b": 2}), ("stdout", 25, {"c": 3})]
+
+
+async def test_what_is_heard_again_after_a_restart_is_read_once(rig: Rig) -> None:
+    text = b"".join(b'@metrics {"n": %d}\n' % n for n in range(50))
+    first = rig.metrics()
+    await first.heard(chunk(text[:600]), 0)
+    second = rig.metrics()
+    at = text.index(b"\n", 300) + 1
+    await second.heard(chunk(text[at:]), at)
+    await second.finish()
+    assert [p.values["n"] for p in await rig.points()] == list(range(50))
+
+
+async def test_a_lost_broker_is_waited_for_and_a_lost_answer_doubles_nothing(rig: Rig) -> None:
+    metrics = rig.metrics()
+    rig.broker.lose_replies(2)
+    await metrics.heard(chunk(b'@metrics {"a": 1}\n'), 0)
+    assert len(rig.delays) == 2
+    rig.broker.disconnect()
+    hearing = asyncio.ensure_future(metrics.heard(chunk(b'@metrics {"a": 2}\n'), 18))
+    await rig.turn(20)
+    assert not hearing.done()
+    rig.broker.reconnect()
+    await hearing
+    assert [p.values["a"] for p in await rig.points()] == [1, 2]
+
+
+async def refuse(*_: object) -> None:
+    raise BrokerError("no room")
+
+
+async def test_a_broker_that_refuses_points_does_not_stop_the_output(rig: Rig) -> None:
+    metrics = rig.metrics()
+    rig.broker.metrics.append = refuse  # type: ignore[method-assign,assignment]
+    for at in range(0, 180, 18):
+        await metrics.heard(chunk(b'@metrics {"a": 1}\n'), at)
+    await metrics.finish()
+    assert len(rig.delays) < 30
+    assert await rig.points() == []
+
+
+async def test_a_flood_is_thinned_out_and_said_so(rig: Rig) -> None:
+    metrics = rig.metrics()
+    at = 0
+    for n in range(30):
+        lines = b"".join(b'@metrics {"n": %d}\n' % k for k in range(n * 1000, n * 1000 + 1000))
+        await metrics.heard(chunk(lines), at)
+        at += len(lines)
+    await metrics.finish()
+    points = await rig.points()
+    assert 10_000 < len(points) < 15_000
+    *_, last, note = points
+    assert last.values == {"n": 29_999.0}
+    assert note.source is PointSource.USAGE
+    assert note.values == {POINTS_LEFT_OUT: 30_000 - len(points) + 1}
+
+
+async def test_the_file_is_read_while_the_job_runs_and_at_the_end(rig: Rig) -> None:
+    metrics = rig.metrics()
+    watching = asyncio.ensure_future(metrics.watch())
+    await rig.turn(3)
+    rig.append(b'{"a": 1}\n{"a": 2}\n{"a"')
+    await rig.turn(3)
+    assert await rig.values() == [("file", 0, {"a": 1}), ("file", 9, {"a": 2})]
+    rig.append(b': 3, "step": 7}\nnothing\n')
+    await rig.turn(3)
+    assert len(await rig.points()) == 3
+    looks = rig.engine.calls.count(("get", rig.container))
+    await rig.turn(50)
+    assert rig.engine.calls.count(("get", rig.container)) == looks  # unchanged: not read
+    assert rig.delays[0] == FIRST_LOOK_S
+    assert max(rig.delays) == LAST_LOOK_S
+    watching.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await watching
+    rig.append(b'{"a": 4}')
+    rig.engine.exit(rig.container)
+    await metrics.finish()
+    assert await rig.values() == [("file", at, {"a": n}) for at, n in ((0, 1), (9, 2), (18, 3), (46, 4))]
+
+
+async def test_no_file_and_an_engine_that_goes_away_are_no_trouble(rig: Rig) -> None:
+    await rig.metrics().finish()
+    rig.append(b'{"a": 1}\n')
+    rig.engine.fail("stat", EngineUnavailable("away"), 2)
+    await rig.metrics().finish()
+    assert len(await rig.points()) == 1
+    rig.engine.fail("stat", EngineUnavailable("away"), 1000)
+    await rig.metrics().finish()
+    rig.engine.fail("stat", EngineError("stat", 404, "gone"))
+    await rig.metrics().finish()
+
+
+async def test_a_large_file_is_read_more_seldom(rig: Rig) -> None:
+    watching = asyncio.ensure_future(rig.metrics().watch())
+    rig.append(b"x" * 20 * 1024 * 1024 + b"\n")
+    await rig.turn(2)
+    assert rig.delays[1] >= 20
+    watching.cancel()
+
+
+LINES = st.sampled_from([b'{"a": 1}\n', b"\n", b'@metrics {"b": 2}\n', b"x\n", b'{"c":\n', b'{"a": 1, "step": 2}\r\n'])
+
+
+@settings(max_examples=150)
+@given(st.lists(LINES, max_size=20).map(b"".join), st.lists(st.integers(0, 150), max_size=6), st.integers(0, 6))
+def test_any_cut_of_the_file_gives_each_point_once(content: bytes, cuts: list[int], restart: int) -> None:
+    async def scenario() -> None:
+        rig, whole = await Rig().start(), await Rig().start()
+        whole.append(content)
+        await whole.metrics().finish()
+        metrics, done = rig.metrics(), 0
+        for number, cut in enumerate(sorted(cuts)):
+            if number == restart:
+                metrics = rig.metrics()  # another process, which starts from the beginning
+            rig.append(content[done : max(done, cut)])
+            done = max(done, min(cut, len(content)))
+            if await metrics._file.changed() is not None:
+                await metrics._read_file()
+        rig.append(content[done:])
+        await metrics.finish()
+        assert await rig.values() == await whole.values()
+
+    asyncio.run(scenario())
