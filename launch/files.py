@@ -1,7 +1,8 @@
 """Files that outlive their container: what a store of them can do, and the list of what an attempt left.
 
-A store is a flat space of names with slashes in them. Two exist: the object stores in NATS (the default), and S3. One
-suite in `tests/contract/` holds every implementation to this text.
+A store is a flat space of names with slashes in them, of up to 1,024 bytes (in S3 the prefix included). Two kinds
+exist: the object stores in NATS (the default), and S3. One suite in `tests/contract/` holds every implementation to this
+text.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ IN_NATS = "nats"
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """A file that is there, whole: its name, its size in bytes, its SHA-256 in hex."""
+    """A file that is there, whole: its name, its size in bytes, its SHA-256 in hex.
+
+    The checksum is empty where it is not known: of what another program put into S3.
+    """
 
     name: str
     size: int

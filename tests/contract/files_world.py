@@ -8,15 +8,18 @@ from collections.abc import AsyncIterator
 from typing import Protocol
 
 import nats
+import pytest
 
 from launch.adapters.nats.connection import Connection
 from launch.adapters.nats.objects import NatsFiles
 from launch.adapters.nats.streams import object_store_config
+from launch.adapters.s3 import S3Files
 from launch.files import Files
 from launch.subjects import object_stream
 from tests.fakes.broker_link import Link
 from tests.fakes.clock import LoopClock
 from tests.fakes.files import FakeFiles, FileShelf
+from tests.support.moto import REGION, MotoServer
 from tests.support.proxy import Proxy
 
 
@@ -31,6 +34,7 @@ class FilesWorld(Protocol):
     """One store, empty when opened, that nobody else uses."""
 
     store: Files
+    can_be_full: bool
 
     async def open(self) -> None:
         """Make it."""
@@ -64,6 +68,8 @@ class FilesWorld(Protocol):
 class FakeFilesWorld:
     """The store in memory."""
 
+    can_be_full = True
+
     async def open(self) -> None:
         self._shelf = FileShelf()
         self._link = Link("test", LoopClock(), latency_s=0)
@@ -90,6 +96,8 @@ class FakeFilesWorld:
 
 class NatsFilesWorld:
     """An object store on a real server, over a connection that can be cut."""
+
+    can_be_full = True
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -141,3 +149,61 @@ class NatsFilesWorld:
             # The connection tells whether it stands, not when that changes.
             while (self.connection.connected_since is not None) is not wanted:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
+
+
+class S3FilesWorld:
+    """A bucket on moto's server, over a connection that can be cut."""
+
+    can_be_full = False
+
+    def __init__(self, moto: MotoServer, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.moto = moto
+        self.bucket = f"test-{secrets.token_hex(4)}"
+        self.plain = moto.client("s3")
+        self._monkeypatch = monkeypatch
+
+    async def open(self) -> None:
+        self._proxy = await Proxy(int(self.moto.url.rpartition(":")[2])).start()
+        for name, value in self.moto.env.items():
+            self._monkeypatch.setenv(name, value)
+        self._monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{self._proxy.port}")
+        await asyncio.to_thread(
+            self.plain.create_bucket,
+            Bucket=self.bucket,
+            CreateBucketConfiguration={"LocationConstraint": REGION},
+        )
+        self.store: Files = S3Files(f"s3://{self.bucket}/some/prefix")
+
+    async def held_bytes(self) -> int:
+        return await asyncio.to_thread(self._held_bytes)
+
+    def _held_bytes(self) -> int:
+        held = sum(item["Size"] for item in self.plain.list_objects_v2(Bucket=self.bucket).get("Contents", ()))
+        for upload in self.plain.list_multipart_uploads(Bucket=self.bucket).get("Uploads", ()):
+            parts = self.plain.list_parts(Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+            held += sum(part["Size"] for part in parts.get("Parts", ()))
+        return int(held)
+
+    async def damage(self, name: str) -> None:
+        await asyncio.to_thread(self._damage, f"some/prefix/{name}")
+
+    def _damage(self, key: str) -> None:
+        was = self.plain.get_object(Bucket=self.bucket, Key=key)
+        data = was["Body"].read()
+        self.plain.put_object(
+            Bucket=self.bucket, Key=key, Body=bytes([data[0] ^ 1]) + data[1:], Metadata=was["Metadata"]
+        )
+
+    async def limit(self, max_bytes: int) -> None:
+        raise NotImplementedError
+
+    async def cut(self) -> None:
+        await self._proxy.cut()
+
+    async def mend(self) -> None:
+        await self._proxy.start()
+
+    async def close(self) -> None:
+        await self.store.close()
+        await self._proxy.cut()
+        self.plain.close()

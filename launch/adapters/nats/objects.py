@@ -24,6 +24,7 @@ from typing import Any
 from nats.aio.msg import Msg
 
 from launch import subjects
+from launch.adapters.chunking import chunked
 from launch.adapters.nats.connection import Connection, header_of, parse_time
 from launch.adapters.nats.failures import MESSAGE_NOT_FOUND, STREAM_FULL, STREAM_NOT_FOUND, ApiError, NobodyAnswered
 from launch.adapters.nats.reader import read_stream
@@ -170,7 +171,7 @@ class NatsFiles:
         digest = hashlib.sha256()
         size = 0
         await upload.open()
-        async for chunk in _chunked(data, chunk_bytes):
+        async for chunk in chunked(data, chunk_bytes):
             digest.update(chunk)
             size += len(chunk)
             await upload.send(chunk)
@@ -275,27 +276,6 @@ class NatsFiles:
             raise StoreError(f"{what}: {error.message}") from error
         except BrokerError as error:
             raise StoreError(f"{what}: {error.message}", hint=error.hint) from error
-
-
-async def _chunked(data: AsyncIterable[bytes], size: int) -> AsyncGenerator[bytes]:
-    """The same bytes, in pieces of `size`; the last one may be shorter."""
-    rest = bytearray()
-    async for piece in data:
-        start = 0
-        if rest:
-            start = size - len(rest)
-            rest += piece[:start]
-            if len(rest) < size:
-                continue
-            yield bytes(rest)
-            rest.clear()
-        view = memoryview(piece)
-        while len(piece) - start >= size:
-            yield bytes(view[start : start + size])
-            start += size
-        rest += view[start:]
-    if rest:
-        yield bytes(rest)
 
 
 def _parsed(msg: Msg) -> _Meta | None:
