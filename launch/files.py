@@ -1,8 +1,8 @@
 """Files that outlive their container: what a store of them can do, and the list of what an attempt left.
 
 A store is a flat space of names with slashes in them, of up to 1,024 bytes (in S3 the prefix included). Two kinds
-exist: the object stores in NATS (the default), and S3. One suite in `tests/contract/` holds every implementation to this
-text.
+exist: the object stores in NATS (the default), and S3. One suite in `tests/contract/` holds every implementation to
+this text.
 """
 
 from __future__ import annotations
