@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any
@@ -25,6 +26,11 @@ from tests.fakes.engine import FakeEngine, Script
 JOB = JobId("q", 1)
 
 
+def sent(rig: Rig) -> int:
+    """How many points were stored, those included that were stored before."""
+    return sum(len(json.loads(message.body)) for message in rig.stored.messages[JOB.key])
+
+
 class Rig:
     """A fake engine with one container, a fake broker, and time that passes as fast as the loop turns."""
 
@@ -33,6 +39,7 @@ class Rig:
         self.engine.scripts["hold",] = Script(hold=True)
         server = FakeServer()
         self.broker = server.connect()
+        self.stored = server.points
         self.reader = server.connect("reader").metrics
         self.clock = LoopClock()
         self.delays: list[float] = []
@@ -91,6 +98,7 @@ async def test_points_are_stored_when_heard_returns(rig: Rig) -> None:
     assert len(await rig.points()) == 2
     await metrics.finish()
     assert await rig.values() == [("stdout", 6, {"a": 1}), ("stderr", 70, {"b": 2}), ("stdout", 25, {"c": 3})]
+    assert sent(rig) == 3
 
 
 async def test_what_is_heard_again_after_a_restart_is_read_once(rig: Rig) -> None:
@@ -170,6 +178,7 @@ async def test_the_file_is_read_while_the_job_runs_and_at_the_end(rig: Rig) -> N
     rig.engine.exit(rig.container)
     await metrics.finish()
     assert await rig.values() == [("file", at, {"a": n}) for at, n in ((0, 1), (9, 2), (18, 3), (46, 4))]
+    assert sent(rig) == 4
 
 
 async def test_no_file_and_an_engine_that_goes_away_are_no_trouble(rig: Rig) -> None:
