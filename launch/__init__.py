@@ -17,6 +17,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from launch import run as run
     from launch.client import Client as Client
     from launch.client import connect as connect
     from launch.core.capacity import Amount as Amount
@@ -77,10 +78,12 @@ _HOMES = {
     "Priority": "launch.subjects",
 }
 
-__all__ = sorted(_HOMES)  # noqa: PLE0605  (computed from the one table above)
+__all__ = sorted([*_HOMES, "run"])  # noqa: PLE0605  (computed from the one table above)
 
 
 def __getattr__(name: str) -> Any:
+    if name == "run":  # works where only this package is, without what it depends on
+        return importlib.import_module("launch.run")
     if name not in _HOMES:
         raise AttributeError(f"module 'launch' has no attribute '{name}'")
     return getattr(importlib.import_module(_HOMES[name]), name)
