@@ -17,7 +17,6 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
-    PlainValidator,
     SerializationInfo,
     WithJsonSchema,
 )
@@ -243,7 +242,7 @@ def _env_value(value: object) -> object:
 
 EnvValue = Annotated[
     str | SecretRef,
-    PlainValidator(_env_value),
+    BeforeValidator(_env_value),
     WithJsonSchema(
         {
             "anyOf": [
