@@ -13,6 +13,7 @@ from contextlib import aclosing, asynccontextmanager
 from datetime import datetime
 from pathlib import Path
 
+from launch.code import DEFAULT_LIMIT_BYTES, Progress, Shipped, ship
 from launch.core.states import State
 from launch.errors import LaunchError, NotFound, Problem, SpecError
 from launch.handle import Job, unclaimed_record
@@ -91,25 +92,42 @@ class Client:
         job_type: str | None = None,
         priority: Priority = Priority.MEDIUM,
         msg_id: str | None = None,
+        code: Path | None = None,
     ) -> Job:
         """Publish one job; returns once the broker has stored it.
+
+        `code` is a folder that is unpacked in the job's working directory: `ship` it yourself to set a limit, to see
+        how far it is, or to hear its warnings.
 
         The type is `job_type`, or the spec's own; if neither says, the queue's only one, or `default`. With `msg_id`,
         a repeat of the same submit is recognised and gives the same job (`Job.duplicate` says so). Raises `NotFound`
         (no such queue), `QueueFull`, `SpecError` (the types disagree, the queue takes no such type, too large),
-        `LaunchError` (a `msg_id` that fits in no header).
+        `LaunchError` (a `msg_id` that fits in no header, a folder that can't be packed), `StoreError`.
         """
         if msg_id is not None and (not msg_id.strip() or _CONTROL.search(msg_id)):
             raise LaunchError(f"{msg_id[:80]!r} can't be a message id", hint="allowed: text without control characters")
         job_type = _one_type(job_type, spec)
         queue_spec = await self.broker.queues.get(queue)
         job_type = _type_in(queue_spec, job_type)
-        body = spec.model_copy(update={"job_type": job_type}).model_dump_json(exclude_unset=True).encode()
+        changes: dict[str, object] = {"job_type": job_type}
+        if code is not None:
+            changes["code"] = (await self.ship(code)).ref
+        body = spec.model_copy(update=changes).model_dump_json(exclude_unset=True).encode()
         if len(body) > MAX_SPEC_BYTES:
             problem = Problem("", f"found {len(body)} bytes as JSON", f"allowed: at most {MAX_SPEC_BYTES}")
             raise SpecError("the job spec", [problem])
         published = await self.broker.jobs.publish(queue, job_type, body, priority=priority, msg_id=msg_id)
         return Job(self.broker, self.clock, published.job, duplicate=published.duplicate)
+
+    async def ship(
+        self, folder: Path, *, limit_bytes: int = DEFAULT_LIMIT_BYTES, progress: Progress | None = None
+    ) -> Shipped:
+        """Put a folder where jobs find it, unless it is there; the result's `ref` goes into a `JobSpec` as its `code`.
+
+        Its `.gitignore` and `.dockerignore` are honoured. `progress` hears of bytes sent and of all bytes. Raises
+        `LaunchError` (can't be packed, too large), `StoreError`.
+        """
+        return await ship(self.broker.code, folder, limit_bytes=limit_bytes, progress=progress)
 
     def job(self, job: str | JobId) -> Job:
         """A handle on a job; does not look whether it exists. Raises `LaunchError` if `job` is no id."""

@@ -36,6 +36,18 @@ def load_job(path: Path) -> JobSpec:
     return parse_job_yaml(_read(path), source=str(path))
 
 
+def load_job_and_code(path: Path) -> tuple[JobSpec, Path | None]:
+    """The job spec in the YAML file at `path`, and the folder that it names as `code: DIR`, relative to the file."""
+    tree = _load_yaml(_read(path), str(path))
+    folder = None
+    if isinstance(tree, dict) and isinstance(tree.get("code"), str):
+        text = tree.pop("code")
+        if not text or "\0" in text:
+            raise SpecError(str(path), [Problem("code", _found(text), "allowed: a folder, relative to this file")])
+        folder = path.parent / Path(text).expanduser()
+    return build(JobSpec, tree, source=str(path)), folder
+
+
 def load_queue(path: Path) -> QueueSpec:
     """The queue spec in the YAML file at `path`."""
     return parse_queue_yaml(_read(path), source=str(path))
@@ -235,6 +247,8 @@ def _problem(model: type[BaseModel], detail: Any) -> Problem:
         name, words = bounds[kind]
         return Problem(where, found, f"allowed: {words} {detail['ctx'][name]}")
     base = kind.split("_", maxsplit=1)[0]
+    if base == "model" and len(loc) > 1:  # one of a list
+        return Problem(where, found, f"allowed: the keys {_keys(_owner(model, (*loc, '')))}")
     return Problem(where, found, _ALLOWED.get(base, f"allowed: {detail['msg'].removeprefix('Input should be ')}"))
 
 

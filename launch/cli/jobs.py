@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from launch.cli.options import JobArgument, JobsArgument, JsonOption, QueueFilter, ServerOption, one_of, seconds
-from launch.cli.output import age, harmless, note, write, write_json, write_table
+from launch.cli.output import age, counted, harmless, note, write, write_json, write_table
 from launch.cli.session import exit_code, with_client
 from launch.core.states import State
 
@@ -173,9 +173,28 @@ def _facts(record: JobRecord, why: Why | None) -> list[tuple[str, str]]:
         "command": " ".join(record.spec.command) if record.spec else None,
     }
     facts.extend((label, str(value)) for label, value in optional.items() if value not in (None, ""))
+    facts.extend(_carried(record))
     if record.held is not None:
         held = f"cpu {show_cpu(record.held.cpu_milli)}, memory {show_memory(record.held.memory_bytes)}"
         facts.append(("holds", f"{held}, gpu {record.held.gpus}"))
+    return facts
+
+
+def _carried(record: JobRecord) -> list[tuple[str, str]]:
+    """What went into the job, and what came out of it."""
+    from launch.core.quantity import show_memory
+
+    facts = []
+    spec, left = record.spec, record.artifacts
+    if spec and (code := spec.code):
+        state = {True: ", with changes", False: "", None: ""}[code.dirty]
+        commit = f", commit {code.commit[:12]}{state}" if code.commit else ""
+        facts.append(("code", f"{code.sha256[:12]}, {show_memory(code.size)}{commit}"))
+    inputs = spec.inputs if spec else ()
+    facts.extend(("input", f"{given.job or given.s3}{f' at {given.path}' if given.path else ''}") for given in inputs)
+    if left is not None:
+        text = f"{counted(left.files, 'file')}, {show_memory(left.size)}, in {left.where}"
+        facts.append(("artifacts", f"{text}; {left.error}" if left.error else text))
     return facts
 
 

@@ -1,14 +1,14 @@
-"""`launch submit`: a job from a file, from options, or from both, where options win."""
+"""`launch submit`: a job from a file, from options, or from both, where options win (and lists grow)."""
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from launch.cli.asked import environment, inputs, size
 from launch.cli.options import ServerOption, named, one_of
 from launch.cli.output import note, write
 from launch.cli.session import with_client
@@ -39,6 +39,28 @@ def submit(
         list[str] | None,
         typer.Option("--env", "-e", metavar="K=V", help="An environment variable; K alone takes its value from here."),
     ] = None,
+    secret: Annotated[
+        list[str] | None,
+        typer.Option("--secret", metavar="K[=NAME]", help="An environment variable whose value the agent looks up."),
+    ] = None,
+    code: Annotated[
+        Path | None,
+        typer.Option("--code", metavar="DIR", help="A folder to unpack in the job's working directory."),
+    ] = None,
+    code_limit: Annotated[
+        str | None, typer.Option("--code-limit", metavar="SIZE", help="What it may take, packed; else 256Mi.")
+    ] = None,
+    input_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input", metavar="SOURCE[:/PATH]", help="Another job's artifacts (JOB), or s3://BUCKET/PREFIX, at PATH."
+        ),
+    ] = None,
+    artifact: Annotated[
+        list[str] | None,
+        typer.Option("--artifact", metavar="/PATH", help="A path to keep, beside what is in $LAUNCH_ARTIFACTS."),
+    ] = None,
+    tty: Annotated[bool, typer.Option("--tty", help="Give the job a terminal.")] = False,
     cpu: Annotated[str | None, typer.Option("--cpu", metavar="N", help="CPUs, such as 2 or 0.5.")] = None,
     gpu: Annotated[str | None, typer.Option("--gpu", metavar="N", help="Whole GPUs.")] = None,
     memory: Annotated[str | None, typer.Option("--memory", metavar="SIZE", help="Memory, such as 8Gi.")] = None,
@@ -60,32 +82,44 @@ def submit(
     server: ServerOption = None,
 ) -> None:
     """Submit a job and print its id."""
-    from launch.specfile import load_job
+    from launch.specfile import load_job_and_code
 
     given = {
         "image": image,
         "command": command,
-        "env": _environment(env or []),
+        "env": environment(env or [], secret or []),
         "resources": {"cpu": cpu, "gpu": gpu, "memory": memory},
         "name": name,
         "timeout": timeout,
         "retries": retries,
+        "tty": tty or None,
+        "inputs": inputs(input_ or []),
+        "artifacts": artifact or [],
     }
-    spec = merged(load_job(config) if config else None, given)
-    _submit(ctx, server, queue, spec, job_type=job_type, priority=priority, msg_id=msg_id, follow=follow)
+    base, folder = load_job_and_code(config) if config else (None, None)
+    limit_bytes = size(code_limit, "--code-limit") if code_limit is not None else None
+    spec = merged(base, given)
+    folder = code or folder
+    _submit(
+        ctx, server, queue, spec,
+        job_type=job_type, priority=priority, msg_id=msg_id, follow=follow, folder=folder, limit_bytes=limit_bytes,
+    )  # fmt: skip
 
 
 def submit_file(ctx: typer.Context, server: str | None, *, queue: str, job_type: str | None, config: Path) -> None:
     """The short form at top level."""
-    from launch.specfile import load_job
+    from launch.specfile import load_job_and_code
 
     named(queue)
-
-    _submit(ctx, server, queue, load_job(config), job_type=job_type)
+    spec, folder = load_job_and_code(config)
+    _submit(ctx, server, queue, spec, job_type=job_type, folder=folder)
 
 
 def merged(base: JobSpec | None, given: dict[str, Any]) -> JobSpec:
-    """`base` with what the command line gives laid over it: env and resources key by key. Raises `SpecError`."""
+    """`base` with what the command line gives laid over it. Raises `SpecError`.
+
+    Env and resources are laid over key by key, inputs and artifacts are added; all else is replaced.
+    """
     from launch.job import JobSpec
     from launch.specfile import build
 
@@ -95,19 +129,12 @@ def merged(base: JobSpec | None, given: dict[str, Any]) -> JobSpec:
             over = {inner: text for inner, text in value.items() if text is not None}
             if over:
                 tree[key] = {**tree.get(key, {}), **over}
+        elif key in ("inputs", "artifacts"):
+            if value:
+                tree[key] = [*tree.get(key, ()), *value]
         elif value is not None and value != []:
             tree[key] = value
     return build(JobSpec, tree, source="the command line")
-
-
-def _environment(pairs: list[str]) -> dict[str, str]:
-    found = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals and key not in os.environ:
-            raise typer.BadParameter(f"'{key}' is not set here; write {key}=VALUE", param_hint="--env")
-        found[key] = value if equals else os.environ[key]
-    return found
 
 
 def _submit(
@@ -120,12 +147,21 @@ def _submit(
     priority: Priority = Priority.MEDIUM,
     msg_id: str | None = None,
     follow: bool = False,
+    folder: Path | None = None,
+    limit_bytes: int | None = None,
 ) -> None:
     submitted = ""
+    _warn_of_secrets(spec)
 
     async def main(client: Client) -> int:
         nonlocal submitted
-        job = await client.submit(queue, spec, job_type=job_type, priority=priority, msg_id=msg_id)
+        asked = spec
+        if folder is not None:
+            from launch.cli.shipping import shipped
+
+            await client.queue(queue)  # before anything is sent
+            asked = spec.model_copy(update={"code": await shipped(client, folder, limit_bytes)})
+        job = await client.submit(queue, asked, job_type=job_type, priority=priority, msg_id=msg_id)
         submitted = str(job.id)
         if job.duplicate:
             note(f"{job.id} has been submitted before with this --msg-id; nothing was added")
@@ -146,3 +182,13 @@ def _submit(
             note(f"left {submitted}, which goes on; see it again: launch logs -f {submitted}")
         raise typer.Exit(130) from None
     raise typer.Exit(code)
+
+
+def _warn_of_secrets(spec: JobSpec) -> None:
+    from launch.core.suspects import suspects
+
+    for name in suspects(spec.env):
+        note(
+            f"warning: the value of {name} looks like a secret, and whoever reads the queue can read it; write "
+            f"--secret {name}=NAME, or in the file {name}: {{secret: NAME}}, and the agent looks NAME up"
+        )
