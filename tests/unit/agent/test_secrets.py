@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -211,3 +214,28 @@ async def test_the_mask_has_the_secrets_and_nothing_else() -> None:
         mask = await mask_of(spec, {"A": VALUE, "B": "plain-text", "C": "ab", "PATH": "/usr/bin"}, "q/1")
     assert mask(f"{VALUE} plain-text ab /usr/bin".encode()) == b"**************** plain-text ab /usr/bin"
     assert [(entry["job"], entry["variables"]) for entry in said] == [("q/1", "C")]
+
+
+@pytest.mark.parametrize("form", ["console", "json"])
+def test_a_logged_traceback_shows_no_variables(form: str) -> None:
+    code = (
+        "import structlog, launch.logging\n"
+        "launch.logging.set_up_logging()\n"
+        "def fail(value):\n"
+        "    env = {'KEY': value}\n"
+        "    raise RuntimeError('a defect')\n"
+        "try:\n"
+        "    fail('-'.join(['the', 'value', 'itself']))\n"
+        "except RuntimeError:\n"
+        "    structlog.get_logger('test').exception('failed')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        env={**os.environ, "LAUNCH_LOG_FORMAT": form},
+    )
+    assert "RuntimeError: a defect" in done.stderr
+    assert VALUE not in done.stdout + done.stderr
