@@ -132,6 +132,8 @@ def base_configs(replicas: int) -> list[dict[str, Any]]:
         bucket_config(subjects.LEASES_BUCKET, replicas, expiring=True),
         logs_stream_config(replicas),
         metrics_stream_config(replicas),
+        object_store_config(subjects.CODE_STORE, replicas, max_bytes=CODE_MAX_BYTES),
+        object_store_config(subjects.ARTIFACTS_STORE, replicas, max_bytes=ARTIFACTS_MAX_BYTES),
     ]
 
 
