@@ -38,6 +38,16 @@ def agent(
         int | None, typer.Option("--max-jobs", metavar="N", min=1, help="Jobs at once; else the queue's, or one a CPU.")
     ] = None,
     label: Annotated[list[str] | None, typer.Option("--label", metavar="K=V", help="A mark to be seen by.")] = None,
+    secrets: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--secrets",
+            metavar="SOURCE",
+            envvar="LAUNCH_SECRETS",
+            help="Where jobs' secrets are looked up: env, dir:/PATH, ssm:/PREFIX/ or secretsmanager:PREFIX/; "
+            "repeatable, asked in this order. Else env: the variables LAUNCH_SECRET_<NAME>.",
+        ),
+    ] = None,
     drain_timeout: DrainOption = "1h",
     on_lost_contact: Annotated[
         str,
@@ -83,6 +93,7 @@ def agent(
         gpus=_gpus(gpus),
         max_jobs=max_jobs,
         labels=_labels(label or []),
+        secrets=_secrets(secrets or ["env"]),
         docker_host=os.environ.get("DOCKER_HOST") or None,
         presence_ttl_s=seconds(presence_ttl, "--presence-ttl"),
         on_lost_contact=OnLostContact(on_lost_contact),
@@ -143,3 +154,12 @@ def _labels(pairs: list[str]) -> dict[str, str]:
             raise typer.BadParameter(f"found '{pair}'; allowed: KEY=VALUE", param_hint="--label")
         labels[key] = value
     return labels
+
+
+def _secrets(sources: list[str]) -> tuple[str, ...]:
+    from agent.core.secret_source import parse_source
+
+    try:
+        return tuple(str(parse_source(source)) for source in sources)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--secrets") from None

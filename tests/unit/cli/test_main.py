@@ -133,3 +133,11 @@ def test_an_unexpected_error_is_a_line_too_and_a_traceback_when_asked_for(tmp_pa
     assert done.stderr.startswith("launch: error: NotADirectoryError")
     assert "LAUNCH_DEBUG=1" in done.stderr
     assert "Traceback" in launch("jobs", home=tmp_path, LAUNCH_DEBUG="1", **broken).stderr
+
+
+def test_a_source_of_secrets_that_is_none_is_a_usage_error(tmp_path: Path) -> None:
+    allowed = "allowed: env, dir:/PATH, ssm:/PREFIX/ or secretsmanager:PREFIX/"
+    done = launch("agent", "-q", "q", "--secrets", "env", "--secrets", "vault:kv", home=tmp_path)
+    assert (done.returncode, f"--secrets: found 'vault:kv'; {allowed}" in done.stderr) == (2, True)
+    done = launch("agent", "-q", "q", home=tmp_path, LAUNCH_SECRETS="env dir:relative")
+    assert (done.returncode, f"found 'dir:relative'; {allowed} (the path must be absolute)" in done.stderr) == (2, True)
