@@ -14,11 +14,12 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from agent.core.chunks import Chunker, Marks
+from agent.core.chunks import Chunker, Masking
+from agent.core.marks import Marks
 from agent.log_sender import FIRST_DELAY_S, MAX_DELAY_S, REFUSALS, LogSender
-from agent.ports import Engine, EngineError, EngineUnavailable
+from agent.ports import Engine, EngineError, EngineUnavailable, LogFrame
 from launch.core.quantity import show_memory
-from launch.ports import Logs
+from launch.ports import LogChunk, Logs
 from launch.subjects import JobId
 
 CHUNK_BYTES: Final = 64 * 1024
@@ -27,6 +28,11 @@ HIGH_WATER_BYTES: Final = 8 * CHUNK_BYTES
 LINGER_S: Final = 0.02
 """How long the first line of a batch waits for company."""
 TAIL_BYTES: Final = 2048
+LAST_PIECES: Final = (256, 4096, 65536)
+"""So much of the log's end is read after the exit, if that reaches back to what has been read already; the engine
+finds a log's end at once, but any other place only by reading up to it."""
+PLACE_FRAMES: Final = 64
+"""At most so many of the first frames of that tell whether it does."""
 
 _ALIVE = frozenset({"created", "running", "paused", "restarting"})
 _GONE = frozenset({404, 409})
@@ -68,9 +74,17 @@ class LogPump:
         *,
         max_bytes: int,
         since: str | None = None,
+        mask: Masking | None = None,
+        heard: Callable[[LogChunk, int], Awaitable[None]] | None = None,
         linger_s: float = LINGER_S,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
+        """`mask` is applied to all that is stored or told.
+
+        `heard` is awaited for each chunk of output before it is stored, with the offset of its first byte in its
+        source's output of the attempt. After a crash it may hear the same bytes again, cut in another way. It must
+        not raise.
+        """
         self._engine = engine
         self._container = container
         self._max_bytes = max_bytes
@@ -78,7 +92,12 @@ class LogPump:
         self._sleep = sleep
         self._sender = LogSender(logs, job, attempt, sleep)
         self._marks = Marks(since)
-        self._chunker = Chunker(attempt, min(CHUNK_BYTES, logs.max_chunk_bytes))
+        self._chunker = Chunker(attempt, min(CHUNK_BYTES, logs.max_chunk_bytes), mask)
+        self._heard = heard
+        self._taken: list[LogChunk] = []
+        self._unheard: list[tuple[LogChunk, int]] = []
+        self._offsets: dict[str, int] = {}
+        self._last_source: str | None = None
         self._cut_line = f"[log cut at {show_memory(max_bytes)}: max_log_bytes]\n".encode()
         self._size_bytes = 0
         self._cut = False
@@ -98,7 +117,9 @@ class LogPump:
         output = [chunk for chunk in stored if chunk.data != self._cut_line]
         self._cut = len(output) < len(stored)
         self._marks.restore(output)
-        self._size_bytes = sum(len(chunk.data) for chunk in output)
+        for chunk in output:
+            self._count(chunk)
+        self._size_bytes = sum(self._offsets.values())
         self._tail = b"".join(chunk.data for chunk in output[-2:])[-TAIL_BYTES:]
 
     async def run(self) -> None:
@@ -152,7 +173,8 @@ class LogPump:
         delay_s, refusals = FIRST_DELAY_S, 0
         while not self._done():
             try:
-                await self._read(follow=False)
+                if not await self._read_end():
+                    await self._read(follow=False)
                 return
             except EngineUnavailable:
                 pass
@@ -166,27 +188,63 @@ class LogPump:
 
     async def _read(self, *, follow: bool) -> None:
         """Read one connection's frames, no faster than they are sent."""
-        fresh, add, chunker, pending = self._marks.fresh, self._chunker.add, self._chunker, self._pending
         since = self._marks.since()
         async with aclosing(self._engine.logs(self._container, since=since, follow=follow)) as frames:
-            async for frame in frames:
-                data = fresh(frame)
-                if not data:
-                    continue
-                if self._size_bytes + len(data) > self._max_bytes:
-                    self._cut = True
-                    add("stderr", frame.time, self._cut_line)
-                    pending.set()
+            await self._take_in(frames)
+
+    async def _read_end(self) -> bool:
+        """Read the log's end, from what has been read on; False, and nothing read, if that can't be found from there.
+
+        After hours of output, looking for that place from the log's beginning would take many seconds.
+        """
+        if self._last_source is None:
+            return False
+        for pieces in LAST_PIECES:
+            end = self._engine.logs(self._container, since=None, follow=False, tail=pieces)
+            async with aclosing(end) as frames:
+                first: list[LogFrame] = []
+                joins = None
+                while joins is None and len(first) < PLACE_FRAMES and (frame := await anext(frames, None)):
+                    first.append(frame)
+                    joins = self._marks.joins(first, self._last_source)
+                if joins:
+                    self._marks.since()
+                    await self._take_in(_chained(first, frames))
+                    return True
+        return False
+
+    async def _take_in(self, frames: AsyncIterator[LogFrame]) -> None:
+        """Take over what is new of the frames, and stop at the limit."""
+        unread, add, chunker, pending = self._marks.unread, self._chunker.add_frame, self._chunker, self._pending
+        async for frame in frames:
+            new = unread(frame)
+            if new is None:
+                continue
+            self._last_source = new.source
+            if self._size_bytes + len(new.data) > self._max_bytes:
+                self._cut_off(new)
+                return
+            self._size_bytes += len(new.data)
+            add(new)
+            pending.set()
+            if chunker.pending_bytes >= HIGH_WATER_BYTES:
+                self._full.set()
+                self._room.clear()
+                await self._room.wait()
+                if self._sender.error is not None:
                     return
-                self._size_bytes += len(data)
-                add(frame.source, frame.time, data)
-                pending.set()
-                if chunker.pending_bytes >= HIGH_WATER_BYTES:
-                    self._full.set()
-                    self._room.clear()
-                    await self._room.wait()
-                    if self._sender.error is not None:
-                        return
+
+    def _cut_off(self, frame: LogFrame) -> None:
+        """Take as many of the frame's pieces as there is room for, and say that this is not all."""
+        count = frame.fitting(self._max_bytes - self._size_bytes)
+        if count:
+            head, _ = frame.split(count)
+            self._size_bytes += len(head.data)
+            self._chunker.add_frame(head)
+        self._size_bytes -= self._chunker.trim()
+        self._cut = True
+        self._chunker.add_apart("stderr", frame.time, self._cut_line)
+        self._pending.set()
 
     def _done(self) -> bool:
         """Whether nothing that could still be read would be stored."""
@@ -222,7 +280,29 @@ class LogPump:
         self._full.clear()
         chunks = self._chunker.take(final=final)
         self._room.set()
-        if chunks:
-            ends = b"".join(chunk.data[-TAIL_BYTES:] for chunk in chunks[-2:] if chunk.data != self._cut_line)
+        output = [chunk for chunk in chunks if chunk.data != self._cut_line]
+        if output:
+            ends = b"".join(chunk.data[-TAIL_BYTES:] for chunk in output[-2:])
             self._tail = (self._tail + ends)[-TAIL_BYTES:]
-        await self._sender.send(chunks)
+        # This may be cancelled while it waits; the next call goes on with what is left here, or with the sender.
+        self._taken += chunks
+        self._unheard += [(chunk, self._count(chunk)) for chunk in output]
+        while self._unheard:
+            if self._heard is not None:
+                await self._heard(*self._unheard[0])
+            del self._unheard[0]
+        taken, self._taken = self._taken, []
+        await self._sender.send(taken)
+
+    def _count(self, chunk: LogChunk) -> int:
+        """Where in its source's output the chunk begins."""
+        offset = self._offsets.get(chunk.source, 0)
+        self._offsets[chunk.source] = offset + len(chunk.data)
+        return offset
+
+
+async def _chained(first: list[LogFrame], rest: AsyncIterator[LogFrame]) -> AsyncIterator[LogFrame]:
+    for frame in first:
+        yield frame
+    async for frame in rest:
+        yield frame

@@ -7,8 +7,10 @@ Every method of `Engine` raises `EngineUnavailable` when the engine can't be rea
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, Mapping
+from bisect import bisect_right
+from collections.abc import AsyncGenerator, AsyncIterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Protocol
 
 from agent.core.secret_source import Source
@@ -76,11 +78,45 @@ class Container:
 
 @dataclass(frozen=True, slots=True)
 class LogFrame:
-    """One line (or piece of one) of a container's output: `time` is RFC 3339 with nanoseconds, `data` raw bytes."""
+    """A part of a container's output: a piece (one line, or a part of a long one), or several that follow each other.
+
+    `time` is the first piece's, RFC 3339 with nanoseconds; `data` raw bytes. Where there are several pieces, `times`
+    and `sizes` have each one's; where there is one, they are empty.
+    """
 
     source: str
     time: str
     data: bytes
+    times: Sequence[str] = ()
+    sizes: Sequence[int] = ()
+
+    def pieces(self) -> Iterator[LogFrame]:
+        """Each piece by itself."""
+        if not self.times:
+            yield self
+        at = 0
+        for time, size in zip(self.times, self.sizes, strict=True):
+            yield LogFrame(self.source, time, self.data[at : at + size])
+            at += size
+
+    def split(self, count: int) -> tuple[LogFrame, LogFrame]:
+        """The first `count` of several pieces, and the others; neither may be none."""
+        at = sum(self.sizes[:count])
+        return (
+            frame_of(self.source, self.times[:count], self.sizes[:count], self.data[:at]),
+            frame_of(self.source, self.times[count:], self.sizes[count:], self.data[at:]),
+        )
+
+    def fitting(self, room_bytes: int) -> int:
+        """How many of its pieces, from the first on, have so many bytes of room."""
+        return bisect_right(tuple(accumulate(self.sizes or (len(self.data),))), room_bytes)
+
+
+def frame_of(source: str, times: Sequence[str], sizes: Sequence[int], data: bytes) -> LogFrame:
+    """A frame of one piece or more."""
+    if len(times) == 1:
+        return LogFrame(source, times[0], data)
+    return LogFrame(source, times[0], data, times, sizes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +186,13 @@ class Engine(Protocol):
         """Remove it with its anonymous volumes, killing it if it runs; no error if it is gone."""
         ...
 
-    def logs(self, container: str, *, since: str | None, follow: bool) -> AsyncGenerator[LogFrame]:
-        """Frames from `since` (a frame's `time`, inclusive) on; with `follow` until the container stops."""
+    def logs(
+        self, container: str, *, since: str | None, follow: bool, tail: int | None = None
+    ) -> AsyncGenerator[LogFrame]:
+        """Frames from `since` (a frame's `time`, inclusive) on; with `follow` until the container stops.
+
+        With `tail` at most that many of the log's last pieces, in the order in which they were written.
+        """
         ...
 
     async def stat(self, container: str, path: str) -> PathInfo | None:

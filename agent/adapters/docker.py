@@ -161,7 +161,9 @@ class DockerEngine:
             async with asyncio.timeout(CHANGE_LIMIT_S):
                 await self._container(container).delete(force=True, v=True)
 
-    async def logs(self, container: str, *, since: str | None, follow: bool) -> AsyncGenerator[LogFrame]:
+    async def logs(
+        self, container: str, *, since: str | None, follow: bool, tail: int | None = None
+    ) -> AsyncGenerator[LogFrame]:
         """Frames from `since` on; with `follow` until the container stops. Closing it closes the connection."""
         present = await self.inspect(container)
         if present is None:
@@ -169,6 +171,8 @@ class DockerEngine:
         parameters = {"stdout": "1", "stderr": "1", "timestamps": "1", "follow": "1" if follow else "0"}
         if since is not None:
             parameters["since"] = since_parameter(since)
+        if tail is not None:
+            parameters["tail"] = str(tail)
         parser = FrameParser(tty=present.tty)
         # aiodocker's own log() merges the two sources and leaks its connection when it is left early.
         async with self._stream("logs", "GET", f"containers/{present.id}/logs", parameters) as content:

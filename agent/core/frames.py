@@ -3,7 +3,8 @@
 Pure. A stream of a container without a terminal is a sequence of frames (one byte source, three of padding, four of
 length, then the text); one with a terminal is bare text. In both, each piece of text begins with its time. A piece is
 a line with its line end; a line of more than 16 KiB comes in several pieces that share one time and of which only the
-last has the line end.
+last has the line end. (A character that lies across such a cut is no longer in the engine's own log file: it has
+U+FFFD there.)
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ import struct
 from datetime import UTC, datetime
 from typing import Final
 
-from agent.ports import LogFrame
+from agent.ports import LogFrame, frame_of
 
 MAX_FRAME_BYTES: Final = 16 * 1024 * 1024
 """The engine cuts lines at 16 KiB; a length beyond this means that the stream is not what it should be."""
 
 SHOWN_FAULT_BYTES: Final = 500
+MAX_TIME_BYTES: Final = 64
 
 _HEADER = struct.Struct(">BxxxL")
 _SOURCES = {0: "stdout", 1: "stdout", 2: "stderr"}
@@ -42,7 +44,7 @@ class FrameParser:
         if self.error is not None:
             return []
         buffer = self._rest + data if self._rest else data
-        return self._split_lines(buffer) if self._tty else self._split_frames(buffer)
+        return self._split_terminal(buffer) if self._tty else self._split_frames(buffer)
 
     def end(self) -> list[LogFrame]:
         """The stream has ended: what is left of it. With a terminal that is the last line, if it has no line end."""
@@ -50,56 +52,92 @@ class FrameParser:
         if not rest or self.error is not None:
             return []
         if self._tty:
-            return self._timed("stdout", rest)
+            if (space := rest.find(b" ", 0, MAX_TIME_BYTES)) > 0:
+                return [_terminal(rest, space)]
+            self.error = f"a log line without a time: {rest[:80]!r}"
+            return []
         self.error = "the log stream was cut in the middle of a frame"
         return []
 
     def _split_frames(self, buffer: bytes) -> list[LogFrame]:
+        """The loop that every line of output goes through: what follows each other is handed on together."""
         frames: list[LogFrame] = []
-        unpack, sources = _HEADER.unpack_from, _SOURCES
-        position, size = 0, len(buffer)
-        while size - position >= _HEADER.size:
+        unpack, head, text = _HEADER.unpack_from, _HEADER.size, buffer.decode("latin-1")
+        times: list[str] = []
+        parts: list[bytes] = []
+        position, size, last, current = 0, len(buffer), len(buffer) - _HEADER.size, -1
+        while position <= last:
             kind, length = unpack(buffer, position)
-            start = position + _HEADER.size
+            start = position + head
             stop = start + length
-            if length > MAX_FRAME_BYTES:
-                self.error = f"not a log stream: it has a frame of {length} bytes"
-                return frames
-            source = sources.get(kind)
-            if source is None and kind != _ENGINE_FAULT:
-                self.error = f"not a log stream: it has a frame of kind {kind}"
-                return frames
+            if kind != current or length > MAX_FRAME_BYTES:
+                if parts:
+                    frames.append(_joined(_SOURCES[current], times, parts))
+                    times, parts = [], []
+                if not self._understood(
+                    kind, length, buffer[start : start + min(length, SHOWN_FAULT_BYTES)], stop > size
+                ):
+                    return frames
+                current = kind
             if stop > size:
                 break
-            if source is None:
-                said = buffer[start : min(stop, start + SHOWN_FAULT_BYTES)].decode(errors="replace").strip()
-                self.error = said or "the engine could not read the log"
-                return frames
-            space = buffer.find(b" ", start, stop)
+            space = text.find(" ", start, stop)
             if space < 0:
                 self.error = f"a log line without a time: {buffer[start:stop][:80]!r}"
-                return frames
-            frames.append(LogFrame(source, buffer[start:space].decode("ascii", "replace"), buffer[space + 1 : stop]))
+                break
+            times.append(text[start:space])
+            parts.append(buffer[space + 1 : stop])
+            position = stop
+        if parts:
+            frames.append(_joined(_SOURCES[current], times, parts))
+        self._rest = buffer[position:]
+        return frames
+
+    def _understood(self, kind: int, length: int, beginning: bytes, unfinished: bool) -> bool:
+        """Whether a frame with this header is output; if it can't be, `error` says so."""
+        if length > MAX_FRAME_BYTES:
+            self.error = f"not a log stream: it has a frame of {length} bytes"
+        elif kind == _ENGINE_FAULT:
+            if not unfinished:
+                said = beginning.decode(errors="replace").strip()
+                self.error = said or "the engine could not read the log"
+        elif kind not in _SOURCES:
+            self.error = f"not a log stream: it has a frame of kind {kind}"
+        return self.error is None
+
+    def _split_terminal(self, buffer: bytes) -> list[LogFrame]:
+        """Lines, and the pieces of long ones: each of those begins with the time that the whole line has.
+
+        A progress bar is such a line, and may go on for as long as the job does.
+        """
+        frames: list[LogFrame] = []
+        position = 0
+        while True:
+            space = buffer.find(b" ", position, position + MAX_TIME_BYTES)
+            end = buffer.find(b"\n", position) + 1
+            if space < 0 or 0 < end <= space:
+                if end or len(buffer) - position >= MAX_TIME_BYTES:
+                    self.error = f"a log line without a time: {buffer[position:][:80]!r}"
+                break
+            # The time is from when the engine read the line: the job can't know it, and won't write it by chance.
+            again = buffer.find(buffer[position : space + 1], space + 1, end or len(buffer))
+            stop = again if again > 0 else end
+            if stop <= 0:
+                if len(buffer) - position > MAX_FRAME_BYTES:
+                    self.error = f"a line of more than {MAX_FRAME_BYTES} bytes in one piece"
+                break
+            frames.append(_terminal(buffer[position:stop], space - position))
             position = stop
         self._rest = buffer[position:]
         return frames
 
-    def _split_lines(self, buffer: bytes) -> list[LogFrame]:
-        frames: list[LogFrame] = []
-        lines = buffer.split(b"\n")
-        self._rest = lines.pop()
-        for line in lines:
-            frames += self._timed("stdout", line + b"\n")
-        if len(self._rest) > MAX_FRAME_BYTES:
-            self.error = f"a line of more than {MAX_FRAME_BYTES} bytes"
-        return frames
 
-    def _timed(self, source: str, text: bytes) -> list[LogFrame]:
-        time, space, data = text.partition(b" ")
-        if not space:
-            self.error = f"a log line without a time: {text[:80]!r}"
-            return []
-        return [LogFrame(source, time.decode("ascii", "replace"), data)]
+def _joined(source: str, times: list[str], parts: list[bytes]) -> LogFrame:
+    return frame_of(source, times, [len(part) for part in parts], b"".join(parts))
+
+
+def _terminal(text: bytes, space: int) -> LogFrame:
+    return LogFrame("stdout", text[:space].decode("latin-1"), text[space + 1 :])
 
 
 def nanoseconds(time: str) -> int:

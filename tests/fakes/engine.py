@@ -282,11 +282,15 @@ class FakeEngine:
             del self.containers[found.id]
         self._reply("remove")
 
-    async def logs(self, container: str, *, since: str | None, follow: bool) -> AsyncGenerator[LogFrame]:
+    async def logs(
+        self, container: str, *, since: str | None, follow: bool, tail: int | None = None
+    ) -> AsyncGenerator[LogFrame]:
         """Frames from `since` on; with `follow` until the container stops."""
         await self._call("logs", container)
         found = self._of(container, "logs")
         generation, start, position = self._generation, nanoseconds(since) if since is not None else 0, 0
+        if tail is not None:
+            position = max(0, len(found.frames) - tail)
         while True:
             running = found.state == "running"
             stop = len(found.frames) if running or not follow else len(found.frames) - self.follow_misses

@@ -37,14 +37,22 @@ class CutEngine(DockerEngine):
 
     cut_after = 0
 
-    async def logs(self, container: str, *, since: str | None, follow: bool) -> AsyncGenerator[LogFrame]:
-        async with aclosing(super().logs(container, since=since, follow=follow)) as frames:
+    async def logs(
+        self, container: str, *, since: str | None, follow: bool, tail: int | None = None
+    ) -> AsyncGenerator[LogFrame]:
+        async with aclosing(super().logs(container, since=since, follow=follow, tail=tail)) as frames:
             count = 0
             async for frame in frames:
-                yield frame
-                count += 1
-                if follow and self.cut_after and count == self.cut_after:
-                    raise EngineUnavailable("the test cut the connection")
+                for piece in frame.pieces() if follow and self.cut_after else (frame,):
+                    yield piece
+                    count += 1
+                    if follow and count == self.cut_after:
+                        raise EngineUnavailable("the test cut the connection")
+
+
+def config_of(spec: JobSpec, job: JobId) -> dict[str, Any]:
+    config = container_config(spec, job, 1, "agent", "reply", ContainerPolicy(network="none"), (), env={})
+    return {**config, "Tty": spec.tty}
 
 
 @dataclass
@@ -55,12 +63,12 @@ class Rig:
     logs: Logs
     runs: int = 0
 
-    async def run(self, *command: str, **options: Any) -> tuple[dict[str, bytes], LogCounts]:
+    async def run(self, *command: str, tty: bool = False, **options: Any) -> tuple[dict[str, bytes], LogCounts]:
         """Run a command in a container; what the broker has of its output, and the pump's account."""
         self.runs += 1
         job = JobId(self.queue, self.runs)
-        spec = JobSpec(job_type="t", image=self.image, command=command)
-        config = container_config(spec, job, 1, "agent", "reply", ContainerPolicy(network="none"), ())
+        spec = JobSpec(job_type="t", image=self.image, command=command, tty=tty)
+        config = config_of(spec, job)
         container = await self.engine.create(f"launch-test-{self.queue}-{self.runs}", config)
         pump = LogPump(self.engine, self.logs, job, 1, container, **{"max_bytes": 2**40, **options})
         try:
@@ -76,13 +84,15 @@ class Rig:
             output[chunk.source] += chunk.data
         return output, counts
 
-    async def run_many(self, times: int, check: Callable[[dict[str, bytes]], None], *command: str) -> None:
+    async def run_many(
+        self, times: int, check: Callable[[dict[str, bytes]], None], *command: str, **options: Any
+    ) -> None:
         """Run a command so many times, some at once, and check each one's output."""
         gate = asyncio.Semaphore(AT_ONCE)
 
         async def once() -> None:
             async with gate:
-                output, counts = await self.run(*command)
+                output, counts = await self.run(*command, **options)
             assert counts.error is None
             check(output)
 
@@ -134,6 +144,28 @@ async def test_long_lines_and_characters_of_several_bytes_are_kept(rig: Rig) -> 
     assert output["stdout"] == b"x" * 100_000 + b"\n" + text.encode() + b"\n" + b"y" * 100_000
 
 
+async def test_a_terminals_output_is_kept_as_the_engine_has_it(rig: Rig) -> None:
+    bar = "i=0; while [ $i -lt 8000 ]; do printf '\\repoch 1 %5d %%' $i; i=$((i+1)); done"
+    script = f"stty -onlcr; echo Grüße; echo oops >&2; {bar}; echo; {bar}; printf last"
+    shown = b"".join(b"\repoch 1 %5d %%" % number for number in range(8000))
+    output, counts = await rig.run("sh", "-c", script, tty=True)
+    assert output == {"stdout": "Grüße\noops\n".encode() + shown + b"\n" + shown + b"last", "stderr": b""}
+    assert counts.error is None
+
+    output, _ = await rig.run("sh", "-c", "[ -t 1 ] && echo terminal; printf 'a\\rb\\n'", tty=True)
+    assert output["stdout"] == b"terminal\r\na\rb\r\n"
+
+
+async def test_a_terminals_output_is_whole_over_a_connection_that_breaks(rig: Rig) -> None:
+    rig.engine.cut_after = 300
+
+    def check(output: dict[str, bytes]) -> None:
+        assert output["stdout"].replace(b"\r\n", b"\n") == numbers(1, 2000) + b"\r" + b"x" * 40_000
+
+    bar = "printf '\\r'; head -c 40000 /dev/zero | tr '\\0' x"
+    await rig.run_many(8, check, "sh", "-c", f"seq 1 2000; {bar}", tty=True)
+
+
 async def test_output_beyond_the_limit_is_cut(rig: Rig) -> None:
     output, counts = await rig.run("sh", "-c", "seq 1 200000", max_bytes=50 * 1024)
     assert counts.cut
@@ -147,15 +179,7 @@ async def test_the_end_of_the_output_tells_that_the_command_was_not_there(rig: R
     assert b"no-such-command" in output["stderr"]
     container = await rig.engine.create(
         f"launch-test-{rig.queue}-again",
-        container_config(
-            JobSpec(image=rig.image, command=("no-such-command",)),
-            JobId(rig.queue, 99),
-            1,
-            "agent",
-            "reply",
-            ContainerPolicy(network="none"),
-            (),
-        ),
+        config_of(JobSpec(image=rig.image, command=("no-such-command",)), JobId(rig.queue, 99)),
     )
     await rig.engine.start(container)
     await rig.engine.wait(container)
@@ -174,7 +198,7 @@ async def test_a_job_over_its_memory_is_out_of_memory_and_may_do_what_jobs_do(ri
             "resources": {"memory": "32Mi", "cpu": 0.5},
         }
     )
-    config = container_config(spec, JobId(rig.queue, 1), 1, "agent", "reply", ContainerPolicy(network="none"), ())
+    config = config_of(spec, JobId(rig.queue, 1))
     container = await rig.engine.create(f"launch-test-{rig.queue}-oom", config)
     await rig.engine.start(container)
     await rig.engine.wait(container)

@@ -463,9 +463,11 @@ class Grip:
     async def remove(self, container: str) -> None:
         await self._tell("remove", lambda: self._engine.remove(container))
 
-    async def logs(self, container: str, *, since: str | None, follow: bool) -> AsyncGenerator[LogFrame]:
+    async def logs(
+        self, container: str, *, since: str | None, follow: bool, tail: int | None = None
+    ) -> AsyncGenerator[LogFrame]:
         self._check()
-        async with aclosing(self._engine.logs(container, since=since, follow=follow)) as frames:
+        async with aclosing(self._engine.logs(container, since=since, follow=follow, tail=tail)) as frames:
             async for frame in frames:
                 self._check()
                 yield frame

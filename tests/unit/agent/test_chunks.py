@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.core.chunks import INTERLEAVED_CHUNKS, OVERLAP_NS, Chunker, Marks
+from agent.core.chunks import INTERLEAVED_CHUNKS, Chunker
 from agent.core.frames import nanoseconds, timestamp
+from agent.core.marks import OVERLAP_NS, Marks
 from agent.ports import LogFrame
 from launch.ports import LogChunk
 

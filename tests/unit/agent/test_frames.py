@@ -36,7 +36,7 @@ def parse(stream: bytes, cuts: list[int], *, tty: bool = False) -> tuple[list[Lo
     edges = sorted({0, len(stream), *(cut % (len(stream) + 1) for cut in cuts)})
     for start, stop in pairwise(edges):
         found += parser.feed(stream[start:stop])
-    return found + parser.end(), parser.error
+    return [piece for frame in found + parser.end() for piece in frame.pieces()], parser.error
 
 
 cuts_of = st.lists(st.integers(0, 1_000_000), max_size=60)
@@ -59,6 +59,48 @@ def test_a_terminals_lines_survive_any_cut(sent: list[LogFrame], last: bytes, cu
         sent = [*sent, LogFrame("stdout", TIME, last)]
     stream = b"".join(frame.time.encode() + b" " + frame.data for frame in sent)
     assert parse(stream, cuts, tty=True) == (sent, None)
+
+
+@given(
+    pieces=st.lists(st.tuples(times, st.lists(st.binary(max_size=60), min_size=1, max_size=5)), max_size=6),
+    ended=st.booleans(),
+    cuts=cuts_of,
+)
+def test_a_terminals_long_lines_come_in_pieces_that_share_a_time(
+    pieces: list[tuple[str, list[bytes]]], ended: bool, cuts: list[int]
+) -> None:
+    sent = [
+        LogFrame("stdout", time, part.replace(b"\n", b"\r") + (b"\n" if index == len(parts) - 1 else b""))
+        for time, parts in pieces
+        for index, part in enumerate(parts)
+    ]
+    if sent and not ended:
+        sent[-1] = LogFrame("stdout", sent[-1].time, sent[-1].data[:-1])
+    stream = b"".join(frame.time.encode() + b" " + frame.data for frame in sent)
+    assert parse(stream, cuts, tty=True) == (sent, None)
+
+
+def test_a_terminals_progress_bar_is_handed_on_long_before_its_line_ends() -> None:
+    parser = FrameParser(tty=True)
+    piece = f"{TIME} ".encode() + b"\r 12 %" * 2340
+    sizes = [sum(len(frame.data) for frame in parser.feed(piece)) for _ in range(3000)]
+    assert sizes == [0] + [len(piece) - 31] * 2999
+    assert parser.error is None
+
+
+@given(sent=st.lists(frames, max_size=20))
+def test_pieces_that_follow_each_other_are_handed_on_together(sent: list[LogFrame]) -> None:
+    found = FrameParser().feed(b"".join(map(framed, sent)))
+    assert all(one.source != other.source for one, other in pairwise(found))
+    for frame in found:
+        pieces = list(frame.pieces())
+        assert frame.time == pieces[0].time
+        assert b"".join(piece.data for piece in pieces) == frame.data
+        for count in range(1, len(pieces)):
+            head, rest = frame.split(count)
+            assert [*head.pieces(), *rest.pieces()] == pieces
+            assert frame.fitting(len(head.data)) >= count
+            assert frame.fitting(len(head.data) - 1) < count or not head.data
 
 
 @given(stream=st.binary(max_size=400), cuts=cuts_of, tty=st.booleans())
