@@ -72,13 +72,18 @@ class Slow(io.StringIO):
         return len(text)
 
 
+def log_fifty() -> None:
+    for n in range(50):
+        run.log(n=n)
+
+
 def test_threads_do_not_mix_their_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     out = Slow()
     monkeypatch.setattr(sys, "stdout", out)
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
-        threads = [threading.Thread(target=lambda: [run.log(n=n) for n in range(50)]) for _ in range(4)]
+        threads = [threading.Thread(target=log_fifty) for _ in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
