@@ -1,7 +1,7 @@
 """The chunks of one object on their way into the broker: many in flight, stored in order, each exactly once.
 
-The invariant: what is in flight is bounded in bytes, and `settle` returns only if every chunk is stored behind the one
-before it. A lost answer or connection leads to sending again; the message ids keep the server from storing twice.
+The invariant: what is in flight is bounded in bytes, more tightly where answers are slow, and `settle` returns only if
+every chunk is stored behind the one before it. A lost answer or connection leads to sending again; the message ids keep the server from storing twice.
 """
 
 from __future__ import annotations
@@ -17,7 +17,12 @@ from launch.adapters.nats.failures import ApiError
 from launch.errors import BrokerUnavailable
 from launch.subjects import HEADER_MSG_ID
 
+FIRST_WINDOW_BYTES = 1024**2
 IN_FLIGHT_BYTES = 8 * 1024**2
+SLOW_S = 0.5
+"""An answer that takes longer makes the window smaller: a thin line must keep room for whatever else goes over it,
+such as word that a job is still being worked on."""
+
 RESEND_S = 5.0
 PATIENCE_S = 20.0
 """How long an upload bears with a broker that answers nothing; longer than a new leader takes."""
@@ -32,7 +37,8 @@ class Upload:
         self._chunk_id = chunk_id
         self._inbox = connection.client.new_inbox()
         self._stack = contextlib.AsyncExitStack()
-        self._flight: dict[int, bytes] = {}
+        self._flight: dict[int, tuple[bytes, float]] = {}
+        self._window = FIRST_WINDOW_BYTES
         self._flying = 0
         self._seqs: list[int] = []
         self._changed = asyncio.Event()
@@ -56,12 +62,13 @@ class Upload:
 
     async def send(self, data: bytes) -> None:
         """Send the next chunk; waits while too much is in flight. Raises `BrokerUnavailable` or `ApiError`."""
-        await self._until(IN_FLIGHT_BYTES - len(data))
+        await self._until(self._window - len(data))
+        now_s = asyncio.get_running_loop().time()
         if not self._flight:
-            self._heard_s = asyncio.get_running_loop().time()
+            self._heard_s = now_s
         index = len(self._seqs)
         self._seqs.append(0)
-        self._flight[index] = data
+        self._flight[index] = (data, now_s)
         self._flying += len(data)
         with contextlib.suppress(BrokerUnavailable):  # it is sent again after the reconnect
             await self._publish(index, data)
@@ -102,7 +109,7 @@ class Upload:
 
     async def _send_again(self) -> None:
         with contextlib.suppress(BrokerUnavailable):
-            for index, data in list(self._flight.items()):
+            for index, (data, _) in list(self._flight.items()):
                 if index in self._flight:
                     await self._publish(index, data)
 
@@ -127,7 +134,10 @@ class Upload:
         if error:
             self._refused = ApiError(error.get("code", 0), error.get("err_code", 0), error.get("description", ""))
         elif index in self._flight:
-            self._flying -= len(self._flight.pop(index))
+            data, sent_s = self._flight.pop(index)
+            self._flying -= len(data)
             self._seqs[index] = int(answer["seq"])
             self._heard_s = asyncio.get_running_loop().time()
+            slow = self._heard_s - sent_s > SLOW_S
+            self._window = self._window // 2 if slow else min(IN_FLIGHT_BYTES, self._window + len(data))
         self._changed.set()

@@ -1,0 +1,91 @@
+"""Object stores as other NATS clients know them: what nats-py puts we read, what we put it reads; and what is made."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from pathlib import Path
+
+import nats
+import pytest
+from nats.js.client import JetStreamContext
+from nats.js.errors import ObjectNotFoundError
+
+from launch.adapters.nats import NatsBroker, connect
+from launch.adapters.nats.streams import ARTIFACTS_MAX_BYTES
+from launch.errors import StoreError
+from launch.subjects import ARTIFACTS_STORE, CODE_STORE, object_stream
+from tests.contract.files_world import pieces
+from tests.support.nats_server import NatsServer
+
+pytestmark = pytest.mark.nats
+
+
+@pytest.fixture
+async def broker(nats_url: str) -> AsyncIterator[NatsBroker]:
+    made = await connect(nats_url, name="test")
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def jetstream(nats_url: str) -> AsyncIterator[JetStreamContext]:
+    client = await nats.connect(nats_url)
+    yield client.jetstream()
+    await client.close()
+
+
+@pytest.mark.parametrize("size", [0, 1, 700_000])
+async def test_another_client_reads_what_we_put(broker: NatsBroker, jetstream: JetStreamContext, size: int) -> None:
+    name, data = f"{secrets.token_hex(8)}/a.bin", secrets.token_bytes(size)
+    await broker.artifacts.put(name, pieces(data))
+    store = await jetstream.object_store(ARTIFACTS_STORE)
+    assert (await store.get(name)).data == data
+    assert (await store.get_info(name)).size == size
+    assert name in [found.name for found in await store.list()]
+    await broker.artifacts.delete(name)
+    with pytest.raises(ObjectNotFoundError):
+        await store.get_info(name)
+    assert (await store.get_info(name, show_deleted=True)).deleted
+
+
+async def test_we_read_what_another_client_puts(broker: NatsBroker, jetstream: JetStreamContext) -> None:
+    name, data = f"{secrets.token_hex(8)}/b.bin", secrets.token_bytes(700_000)
+    store = await jetstream.object_store(ARTIFACTS_STORE)
+    await store.put(name, data)
+    found = await broker.artifacts.info(name)
+    assert found is not None
+    assert (found.size, found.sha256) == (len(data), hashlib.sha256(data).hexdigest())
+    async with aclosing(broker.artifacts.read(name)) as chunks:
+        assert b"".join([chunk async for chunk in chunks]) == data
+    await broker.artifacts.put(name, pieces(b"ours"))
+    assert (await store.get(name)).data == b"ours"
+    await store.delete(name)
+    assert await broker.artifacts.info(name) is None
+
+
+async def test_a_store_takes_as_much_as_the_server_has_room_for(
+    fresh_nats: Callable[..., NatsServer], tmp_path: Path
+) -> None:
+    small = f'jetstream {{ store_dir: "{tmp_path / "small"}", max_file_store: 24GB }}'
+    broker = await connect(fresh_nats(config=small).url, name="test")
+    await broker.artifacts.put("a", pieces(b"data"))
+    await broker.code.put("a", pieces(b"data"))
+    await broker.close()
+
+
+async def test_a_store_that_somebody_deleted_is_named(fresh_nats: Callable[..., NatsServer]) -> None:
+    server = fresh_nats()
+    broker = await connect(server.url, name="test")
+    client = await nats.connect(server.url)
+    jetstream = client.jetstream()
+    info = await jetstream.stream_info(object_stream(ARTIFACTS_STORE))
+    assert info.config.max_bytes == ARTIFACTS_MAX_BYTES
+    await jetstream.delete_stream(object_stream(CODE_STORE))
+    for trying in (broker.code.put("a", pieces(b"data")), broker.code.info("a"), broker.code.delete("a")):
+        with pytest.raises(StoreError, match="no object store 'code'"):
+            await trying
+    await client.close()
+    await broker.close()
