@@ -13,16 +13,21 @@ import os
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
+from typing import Any, TypeVar
 
 from launch.core.explain import Why, explain
+from launch.core.points import Seen
 from launch.core.states import Event, Reason, State
 from launch.errors import Conflict, LaunchError, NotFound, SpecError
 from launch.job import JobSpec
 from launch.lines import LineJoiner, LogLine
+from launch.points import Point
 from launch.ports import Broker, Changed, Clock, LogChunk, Message
 from launch.record import CancelRequest, JobRecord
 from launch.specfile import parse_job_json
 from launch.subjects import JobId
+
+T = TypeVar("T")
 
 _TRIES = 20
 """How often a compare-and-set is tried again before giving up: each lost try means that somebody else moved it."""
@@ -184,16 +189,47 @@ class Job:
             await _end([task for task in (pull, end) if task is not None])
             await chunks.aclose()
 
+    async def metrics(self, *, follow: bool = True) -> AsyncGenerator[Point]:
+        """What the job has reported and used, of every attempt, in the order in which it was stored.
+
+        With `follow` it ends when the job is over and everything stored has been given out; without, at the last point
+        stored now. Raises `NotFound`. Close it if you leave early.
+        """
+        await self.record()
+        seen = Seen()
+        if follow:
+            points = self._broker.metrics.read(self.id, follow=True)
+            # Both tasks are owned here: they are always ended before this generator is.
+            end = asyncio.create_task(self.wait(), name=f"end of {self.id}")
+            pull: asyncio.Task[Point] | None = None
+            try:
+                while not end.done():
+                    pull = pull or asyncio.create_task(_next(points), name=f"metrics of {self.id}")
+                    await asyncio.wait({pull, end}, return_when=asyncio.FIRST_COMPLETED)
+                    if pull.done():
+                        point, pull = pull.result(), None
+                        if seen.is_new(point):
+                            yield point
+                await end
+            finally:
+                await _end([task for task in (pull, end) if task is not None])
+                await points.aclose()
+        # What was stored before the end, and has not been given out.
+        async with aclosing(self._broker.metrics.read(self.id)) as points:
+            async for point in points:
+                if seen.is_new(point):
+                    yield point
+
     async def _last_seq_when_over(self) -> int:
         await self.wait()
         return await self._broker.logs.last_seq(self.id)
 
 
-async def _next(chunks: AsyncIterator[LogChunk]) -> LogChunk:
-    return await anext(chunks)
+async def _next(items: AsyncIterator[T]) -> T:
+    return await anext(items)
 
 
-async def _end(tasks: Sequence[asyncio.Task[LogChunk] | asyncio.Task[int]]) -> None:
+async def _end(tasks: Sequence[asyncio.Task[Any]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from launch.cli import agent, agents, jobs, logs, queue, scaler, server, submit, up
+from launch.cli import agent, agents, jobs, logs, metrics, queue, scaler, server, submit, up
 from launch.cli.options import ServerOption, named
 from launch.errors import LaunchError
 
@@ -28,6 +28,7 @@ app.command("submit")(submit.submit)
 app.command("jobs")(jobs.jobs)
 app.command("show")(jobs.show)
 app.command("logs")(logs.logs)
+app.command("metrics")(metrics.metrics)
 app.command("wait")(jobs.wait)
 app.command("cancel")(jobs.cancel)
 app.command("retry")(jobs.retry)
