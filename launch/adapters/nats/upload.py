@@ -1,7 +1,8 @@
 """The chunks of one object on their way into the broker: many in flight, stored in order, each exactly once.
 
 The invariant: what is in flight is bounded in bytes, more tightly where answers are slow, and `settle` returns only if
-every chunk is stored behind the one before it. A lost answer or connection leads to sending again; the message ids keep the server from storing twice.
+every chunk is stored behind the one before it. A lost answer or connection leads to sending again; the message ids keep
+the server from storing twice.
 """
 
 from __future__ import annotations
