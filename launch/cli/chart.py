@@ -253,7 +253,7 @@ def _span(series: Series) -> str:
 
 def _plain(number: float) -> str:
     """As people and programs write it: 3, not 3.0."""
-    return str(int(number)) if number.is_integer() and abs(number) < 2**53 else repr(number)
+    return str(int(number)) if abs(number) < 2**53 and number == int(number) else repr(number)
 
 
 def _as_json(point: Point) -> str:
@@ -268,4 +268,4 @@ def _as_json(point: Point) -> str:
 
 
 def _number(number: float | None) -> float | None:
-    return int(number) if number is not None and number.is_integer() and abs(number) < 2**53 else number
+    return int(number) if number is not None and abs(number) < 2**53 and number == int(number) else number
