@@ -291,6 +291,8 @@ class Claims:
             "exit_code": outcome.exit_code,
             "finished_at": now,
         }
+        if outcome.artifacts is not None:
+            changes["artifacts"] = outcome.artifacts
         if outcome.event is not Event.FAIL or outcome.reason is None:
             await self._finish(hold, outcome.event, changes)
             return

@@ -31,6 +31,8 @@ class Hold:
     """Its container was made by an earlier process of this agent."""
     grace_s: float = 0.0
     """How long after SIGTERM the container gets, once a stop was asked for."""
+    leave_by_s: float | None = None
+    """When by the loop's clock everything must be done with, if the machine is being taken away."""
     made: bool = False
     """A container of this attempt may be there."""
     fenced: bool = False
@@ -42,6 +44,8 @@ class Hold:
         self.fenced = self.fenced or cause is StopCause.FENCED
         if not self.stop.done():
             self.grace_s = self.spec.stop_grace if within_s is None else min(within_s, self.spec.stop_grace)
+            if within_s is not None and cause is StopCause.PREEMPTED:
+                self.leave_by_s = asyncio.get_running_loop().time() + within_s
             self.stop.set_result(cause)
 
 

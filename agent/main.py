@@ -29,6 +29,8 @@ from agent.ports import Engine, EngineInfo
 from agent.presence import Identity, Presence
 from agent.recovery import recover
 from agent.runner import Runner
+from agent.secrets import Secrets, open_secrets
+from agent.services import Services
 from agent.settings import AgentSettings, OnLostContact
 from agent.stops import guard_contact, heed_drains, heed_spot_notices
 from launch.adapters.clock import SystemClock
@@ -38,6 +40,7 @@ from launch.core.quantity import show_cpu, show_memory
 from launch.errors import BrokerError
 from launch.ports import Broker, Clock, Synced
 from launch.queue import QueueSpec
+from launch.stores import Stores
 
 WATCH_RETRY_S = 1.0
 _log = structlog.get_logger(__name__)
@@ -50,16 +53,18 @@ async def run(broker: Broker, settings: AgentSettings, *, stop: asyncio.Event, a
     """
     spec = await broker.queues.get(settings.queue)
     engine = DockerEngine(settings.docker_host)
+    secrets = await open_secrets(settings.secrets)
     try:
         info = await engine.info()
         identity = await asyncio.to_thread(take_agent_id, settings.data_dir, settings.agent_id)
         try:
             gpus = settings.gpus if settings.gpus is not None else await asyncio.to_thread(gpu_uuids)
-            agent = Agent(broker, engine, SystemClock(), settings, spec, info, identity.id, gpus)
+            agent = Agent(broker, engine, SystemClock(), settings, spec, info, identity.id, gpus, secrets=secrets)
             await agent.run(stop, abort)
         finally:
             identity.close()
     finally:
+        await secrets.close()
         await engine.close()
 
 
@@ -86,6 +91,8 @@ class Agent:
         info: EngineInfo,
         agent_id: str,
         gpus: tuple[str, ...],
+        *,
+        secrets: Secrets | None = None,
     ) -> None:
         self._broker = broker
         self._clock = clock
@@ -96,16 +103,21 @@ class Agent:
         capacity = offered(settings, spec, info, len(gpus))
         self._holds = Holds(Ledger(capacity, gpus))
         self._claims = Claims(broker, clock, self._holds, agent_id=agent_id, lease_s=settings.presence_ttl_s)
-        self._runner = Runner(
-            engine,
-            broker.logs,
-            self._claims,
-            self._holds,
-            clock,
+        self._stores = Stores(broker)
+        services = Services(
+            engine=engine,
+            broker=broker,
+            claims=self._claims,
+            holds=self._holds,
+            clock=clock,
             agent_id=agent_id,
+            settings=settings,
             policy=ContainerPolicy(),
-            max_log_bytes=settings.max_log_bytes,
+            stores=self._stores,
+            secrets=secrets or Secrets(),
+            queue=lambda: self._queue,
         )
+        self._runner = Runner(services)
         identity = Identity(
             agent_id=agent_id,
             queue=spec.queue_name,
@@ -159,6 +171,7 @@ class Agent:
             for task in (working, leaving, *loops):
                 task.cancel()
         await self._presence.leave()
+        await self._stores.close()
         _log.info("agent stopped", agent=self._agent_id)
 
     async def _work(self, recovered: list[Hold], stop: asyncio.Event) -> None:

@@ -1,55 +1,63 @@
 """One job from claim to ack.
 
-Image, container, start, output, exit, record, ack, removal: in this order, so that a crash between any two steps is
-repaired by the next delivery or the next start, and a finished job never runs again. Cancelling a run (the agent
-leaves in a hurry) leaves its container running for the next process.
+Image, container, its files, start, output, exit, files, record, ack, removal: in this order, so that a crash between
+any two steps is repaired by the next delivery or the next start, and a finished job never runs again. Cancelling a run
+(the agent leaves in a hurry) leaves its container running for the next process.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import traceback
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeVar
 
 import structlog
 
-from agent.claims import Claims, Fenced
-from agent.core.container import ContainerPolicy, container_config
+from agent.claims import Fenced
+from agent.core.container import container_config, working_directory
 from agent.core.outcome import (
     Outcome,
     StopCause,
+    Unready,
     outcome_of_exit,
     outcome_of_stop,
     reason_of_engine_error,
 )
-from agent.holds import Hold, Holds
+from agent.core.secret_source import references
+from agent.holds import Hold
 from agent.logs import LogPump
-from agent.ports import Engine, EngineError, EngineUnavailable
+from agent.ports import EngineError, EngineUnavailable, ImageInfo, SecretRefused, SecretUnavailable
+from agent.secrets import mask_of
+from agent.services import Services
+from agent.steady import (
+    ENGINE_RETRY_S,
+    at_last,
+    exited,
+    first_done,
+    make,
+    patiently,
+    put_away,
+    seen_through,
+    signal,
+    unless,
+)
+from agent.workspace import Workspace
 from launch.core.states import Event, Reason, State
-from launch.ports import Clock, Logs
 from launch.subjects import LABEL_SUBMITTED, container_name
 
-T = TypeVar("T")
-
-ENGINE_RETRY_S = 1.0
-ENGINE_PATIENCE = 30
-"""How many times an engine that does not answer is asked again before an attempt that has not started gives up."""
-
-_GONE = 404
-_CONFLICT = 409
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class _Started:
-    """A container that runs, or has run: its id, and since when."""
+    """A container that runs, or has run: its id, since when, its files, and its environment, secrets and all."""
 
     container: str
     at: datetime
+    workspace: Workspace
+    env: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,26 +71,12 @@ class _Ended:
 class Runner:
     """Runs claimed jobs on one engine."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        logs: Logs,
-        claims: Claims,
-        holds: Holds,
-        clock: Clock,
-        *,
-        agent_id: str,
-        policy: ContainerPolicy,
-        max_log_bytes: int,
-    ) -> None:
-        self._engine = engine
-        self._logs = logs
-        self._claims = claims
-        self._holds = holds
-        self._clock = clock
-        self._agent_id = agent_id
-        self._policy = policy
-        self._max_log_bytes = max_log_bytes
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._engine = services.engine
+        self._claims = services.claims
+        self._holds = services.holds
+        self._clock = services.clock
 
     async def run(self, hold: Hold) -> None:
         """See the job through. Raises nothing but cancellation: whatever goes wrong becomes its outcome."""
@@ -101,7 +95,7 @@ class Runner:
                 trace = "".join(traceback.format_exception(error))
                 message = f"the agent itself failed: {type(error).__name__}: {error}\n{trace}"
                 outcome = Outcome(Event.FAIL, Reason.ENGINE_ERROR, message, None, crashed=True)
-                await self._remove(name)  # it may still run, and nobody would look after it
+                await put_away(self._engine, name)  # it may still run, and nobody would look after it
             self._holds.unreserve(hold.job)
             await self._claims.settle(hold, outcome)
             log.info(
@@ -114,7 +108,7 @@ class Runner:
             log.warning("fenced: a later attempt owns the job; its outcome here is discarded")
         except Exception:  # as above; the message comes again, and the job gets another attempt
             log.exception("the agent failed to record the outcome")
-        await self._remove(name)
+        await put_away(self._engine, name)
         self._holds.drop(hold)
 
     # -- the attempt --------------------------------------------------------------------------------------------
@@ -124,23 +118,18 @@ class Runner:
         if started is None:
             if hold.made:
                 # It may run, unheard of: then nobody may hear of its end, or try again, before it is gone.
-                await self._remove(name)
+                await put_away(self._engine, name)
             if hold.fenced:
                 raise Fenced(str(hold.job))
             return outcome or outcome_of_stop(hold.stop.result(), None, hold.spec)
-        pump = LogPump(
-            self._engine,
-            self._logs,
-            hold.job,
-            hold.record.attempt,
-            started.container,
-            max_bytes=hold.spec.max_log_bytes or self._max_log_bytes,
-        )
+        pump = await self._pump(hold, started)
         async with asyncio.TaskGroup() as tasks:
             resumed = asyncio.Event()
             tasks.create_task(_follow(hold, pump, resumed), name=f"logs of {hold.job}")
             announcing = tasks.create_task(self._announce(hold, started), name=f"start of {hold.job}")
+            watching = tasks.create_task(started.workspace.watch(), name=f"checkpoints of {hold.job}")
             ended = await self._supervise(hold, started)
+            watching.cancel()
             self._holds.unreserve(hold.job)
             await announcing
             await resumed.wait()
@@ -149,30 +138,78 @@ class Runner:
             _log.warning("output is incomplete", job=str(hold.job), error=output.error)
         if hold.fenced:
             raise Fenced(str(hold.job))
-        status = await self._at_last(lambda: self._engine.inspect(started.container))
+        status = await at_last(lambda: self._engine.inspect(started.container))
         if status is None:
             return Outcome(Event.FAIL, Reason.ENGINE_ERROR, "its container was removed by somebody else", None)
-        return outcome_of_exit(status, stop=ended.stop, spec=hold.spec, tail=output.tail, stop_sent_at=ended.sent_at)
+        outcome = outcome_of_exit(status, stop=ended.stop, spec=hold.spec, tail=output.tail, stop_sent_at=ended.sent_at)
+        outcome = await started.workspace.keep(outcome)
+        if hold.fenced:
+            raise Fenced(str(hold.job))
+        return outcome
+
+    async def _pump(self, hold: Hold, started: _Started) -> LogPump:
+        """What carries the attempt's output over."""
+        services = self._services
+        return LogPump(
+            self._engine,
+            services.broker.logs,
+            hold.job,
+            hold.record.attempt,
+            started.container,
+            max_bytes=hold.spec.max_log_bytes or services.settings.max_log_bytes,
+            mask=await mask_of(hold.spec, started.env, str(hold.job)) if references(hold.spec) else None,
+        )
 
     async def _begin(self, hold: Hold, name: str) -> tuple[_Started | None, Outcome | None]:
         """The started container, or what came of the attempt without one; neither if a stop was asked for first."""
         try:
-            return await self._unless_stopped(hold, self._prepare(hold, name)), None
+            return await unless(hold.stop, self._prepare(hold, name)), None
         except EngineError as error:
-            hold.made = False  # refused: it does not run
+            hold.made = hold.made and error.step == "put"  # refused: it does not run
             fault = reason_of_engine_error(error)
             return None, Outcome(Event.FAIL, fault.reason, fault.message, None)
-        except EngineUnavailable as error:
+        except Unready as error:
+            return None, Outcome(Event.FAIL, error.reason, str(error), None)
+        except SecretRefused as error:
+            return None, Outcome(Event.FAIL, Reason.INVALID_SPEC, str(error), None)
+        except (EngineUnavailable, SecretUnavailable) as error:
             return None, Outcome(Event.FAIL, Reason.ENGINE_ERROR, error.message, None)
 
     async def _prepare(self, hold: Hold, name: str) -> _Started:
-        """Image, container, start; or, for a recovered job, the container as it was left."""
+        """Image, container, its files, start; or, for a recovered job, the container as it was left."""
         if hold.recovered:
             hold.made = True
-            left = await self._patiently(lambda: self._engine.inspect(name))
+            left = await patiently(lambda: self._engine.inspect(name))
             if left is not None and left.state != "created" and left.started_at is not None:
                 hold.digest = hold.record.digest
-                return _Started(left.id, datetime.fromisoformat(left.started_at))
+                workspace = await Workspace.of(self._services, hold, left.id)
+                workspace.resume()
+                return _Started(left.id, datetime.fromisoformat(left.started_at), workspace, _read(left.env))
+        image = await self._image(hold)
+        env = await self._services.secrets.resolve(hold.spec)
+        workdir = working_directory(hold.spec, image)
+        config = container_config(
+            hold.spec,
+            hold.job,
+            hold.record.attempt,
+            self._services.agent_id,
+            hold.reply,
+            self._services.policy,
+            hold.holding.gpus,
+            env=env,
+            workdir=workdir,
+        )
+        config["Labels"][LABEL_SUBMITTED] = hold.record.submitted_at.isoformat()
+        # Cancelled half-way, the engine would still make the container, or start it, when the job's end is recorded.
+        hold.made = True
+        container = await seen_through(make(self._engine, name, config))
+        workspace = await Workspace.of(self._services, hold, container)
+        await workspace.fill(image, workdir)
+        await seen_through(self._engine.start(container))
+        return _Started(container, self._clock.now(), workspace, env)
+
+    async def _image(self, hold: Hold) -> ImageInfo:
+        """The job's image, fetched if need be."""
         reference = hold.spec.image
         image = await self._engine.image(reference)
         if image is None:
@@ -180,27 +217,10 @@ class Runner:
             _log.info("pulling", job=str(hold.job), image=reference)
             await self._engine.pull(reference)
             image = await self._engine.image(reference)
-        hold.digest = (image.digest or image.id) if image else None
-        config = container_config(
-            hold.spec, hold.job, hold.record.attempt, self._agent_id, hold.reply, self._policy, hold.holding.gpus
-        )
-        config["Labels"][LABEL_SUBMITTED] = hold.record.submitted_at.isoformat()
-        # Cancelled half-way, the engine would still make the container, or start it, when the job's end is recorded.
-        hold.made = True
-        container = await seen_through(self._create(name, config))
-        await seen_through(self._engine.start(container))
-        return _Started(container, self._clock.now())
-
-    async def _create(self, name: str, config: dict[str, Any]) -> str:
-        """Create the container, putting away one of the same name that is not this attempt's."""
-        try:
-            return await self._engine.create(name, config)
-        except EngineError as error:
-            if error.status != _CONFLICT:
-                raise
-            _log.warning("name taken by another container: removing it", container=name)
-            await self._engine.remove(name)
-            return await self._engine.create(name, config)
+        if image is None:
+            raise EngineError("pull", 404, f"the image {reference} was removed as soon as it was there")
+        hold.digest = image.digest or image.id
+        return image
 
     async def _announce(self, hold: Hold, started: _Started) -> None:
         if hold.record.state is State.RUNNING:
@@ -221,83 +241,20 @@ class Runner:
             timer = loop.call_later(max(0.0, hold.spec.timeout - ran_s), hold.ask_to_stop, StopCause.TIMED_OUT)
         try:
             async with asyncio.TaskGroup() as tasks:
-                exit_ = tasks.create_task(self._exited(container), name=f"exit of {hold.job}")
+                exit_ = tasks.create_task(exited(self._engine, container), name=f"exit of {hold.job}")
                 await first_done(exit_, hold.stop)
                 if exit_.done():
                     return _Ended(None, None)
                 sent_at = self._clock.now()
-                await self._signal(container, "SIGTERM")
+                await signal(self._engine, container, "SIGTERM")
                 await asyncio.wait({exit_}, timeout=hold.grace_s)
                 while not exit_.done():
-                    await self._signal(container, "SIGKILL")
+                    await signal(self._engine, container, "SIGKILL")
                     await asyncio.wait({exit_}, timeout=ENGINE_RETRY_S)
                 return _Ended(hold.stop.result(), sent_at)
         finally:
             if timer is not None:
                 timer.cancel()
-
-    async def _exited(self, container: str) -> None:
-        """Return once the container does not run, through restarts of the engine."""
-        while True:
-            try:
-                await self._engine.wait(container)
-            except EngineUnavailable as error:
-                _log.warning("engine does not answer", container=container[:12], error=error.message)
-            except EngineError as error:
-                if error.status == _GONE:
-                    return
-                _log.warning("engine can't wait", container=container[:12], error=error.message)
-            else:
-                return
-            await asyncio.sleep(ENGINE_RETRY_S)
-
-    async def _signal(self, container: str, name: str) -> None:
-        try:
-            await self._engine.signal(container, name)
-        except (EngineError, EngineUnavailable) as error:
-            _log.warning("signal not delivered", container=container[:12], signal=name, error=error.message)
-
-    async def _at_last(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Ask the engine until it answers: what an attempt came to is worth any wait."""
-        while True:
-            with contextlib.suppress(EngineUnavailable):
-                return await call()
-            await asyncio.sleep(ENGINE_RETRY_S)
-
-    async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Ask the engine again while it does not answer."""
-        for _ in range(ENGINE_PATIENCE):
-            with contextlib.suppress(EngineUnavailable):
-                return await call()
-            await asyncio.sleep(ENGINE_RETRY_S)
-        return await call()
-
-    async def _unless_stopped(self, hold: Hold, work: Coroutine[None, None, T]) -> T | None:
-        """The result of `work`, or None if a stop was asked for first; then `work` is cancelled."""
-        task = asyncio.ensure_future(work)
-        task.add_done_callback(_look_at)
-        try:
-            await first_done(task, hold.stop)
-            if task.done():
-                return task.result()
-            return None
-        finally:
-            if not task.done():
-                task.cancel()
-                await asyncio.wait({task})
-
-    async def _remove(self, name: str) -> None:
-        """Put the container away; an engine that is away is asked again for as long as that takes."""
-        while True:
-            try:
-                await self._engine.remove(name)
-                return
-            except EngineUnavailable as error:
-                _log.warning("container not removed yet", container=name, error=error.message)
-            except EngineError as error:
-                _log.warning("container not removed", container=name, error=error.message)
-                return
-            await asyncio.sleep(ENGINE_RETRY_S)
 
 
 async def _follow(hold: Hold, pump: LogPump, resumed: asyncio.Event) -> None:
@@ -308,23 +265,6 @@ async def _follow(hold: Hold, pump: LogPump, resumed: asyncio.Event) -> None:
     await pump.run()
 
 
-async def first_done(*futures: asyncio.Future[Any]) -> None:
-    """Return once any of them is done; none is cancelled."""
-    await asyncio.wait(set(futures), return_when=asyncio.FIRST_COMPLETED)
-
-
-async def seen_through(work: Coroutine[None, None, T]) -> T:
-    """The result of `work`, which comes to its end even if this is cancelled meanwhile."""
-    task = asyncio.ensure_future(work)
-    task.add_done_callback(_look_at)
-    try:
-        return await asyncio.shield(task)
-    finally:
-        if not task.done():
-            await asyncio.wait({task})
-
-
-def _look_at(task: asyncio.Future[Any]) -> None:
-    """Who asked may be gone; a failure that nobody hears of is none to complain of."""
-    if not task.cancelled():
-        task.exception()
+def _read(env: tuple[str, ...]) -> dict[str, str]:
+    """A container's environment as a mapping."""
+    return {name: value for name, _, value in (line.partition("=") for line in env)}

@@ -60,3 +60,9 @@ class AgentSettings:
     `ssm:/prefix/` and `secretsmanager:prefix/` (AWS)."""
     usage_every_s: float = 15.0
     """How often each running container's CPU, memory and network use is measured."""
+    max_artifact_files: int = 100_000
+    """How many files of an attempt's artifacts are stored."""
+    max_artifact_bytes: int = 1024**4
+    """How much of an attempt's artifacts is stored."""
+    store_patience_s: float = 600.0
+    """How long a file store that does not answer is waited for, before an attempt's end is recorded without it."""

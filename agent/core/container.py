@@ -11,8 +11,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from agent.ports import ImageInfo
 from launch.job import JobSpec
-from launch.subjects import LABEL_ACK, LABEL_AGENT, LABEL_ATTEMPT, LABEL_QUEUE, LABEL_SEQ, LABEL_SUBMITTED, JobId
+from launch.subjects import (
+    ARTIFACTS_DIR,
+    CHECKPOINT_DIR,
+    CODE_DIR,
+    INPUTS_DIR,
+    LABEL_ACK,
+    LABEL_AGENT,
+    LABEL_ATTEMPT,
+    LABEL_QUEUE,
+    LABEL_SEQ,
+    LABEL_SUBMITTED,
+    METRICS_FILE,
+    JobId,
+)
 
 DROPPED_CAPABILITIES = ("AUDIT_WRITE", "MKNOD", "NET_RAW", "SYS_CHROOT")
 """What is taken from the engine's default set. Jobs need none of these: device nodes, forged packets on the bridge,
@@ -21,6 +35,10 @@ entrypoints that drop to another user and package managers use, so ordinary imag
 
 ATTEMPT_LABELS = (LABEL_QUEUE, LABEL_SEQ, LABEL_ATTEMPT, LABEL_AGENT, LABEL_SUBMITTED)
 """The labels that name one attempt of one submission."""
+
+FOLDERS = (ARTIFACTS_DIR, CHECKPOINT_DIR, INPUTS_DIR, METRICS_FILE.rpartition("/")[0])
+"""What every container has, whatever its image: anonymous volumes, since these need neither a host path nor a shell,
+cost half a millisecond each, can't be replaced by links, and can be read after the exit (a tmpfs can't)."""
 
 MIN_NANO_CPUS = 10_000_000
 """The engine refuses a limit below 0.01 CPU."""
@@ -48,16 +66,26 @@ class ContainerPolicy:
 
 
 def container_config(
-    spec: JobSpec, job: JobId, attempt: int, agent_id: str, reply: str, policy: ContainerPolicy, gpus: Sequence[str]
+    spec: JobSpec,
+    job: JobId,
+    attempt: int,
+    agent_id: str,
+    reply: str,
+    policy: ContainerPolicy,
+    gpus: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    workdir: str | None = None,
 ) -> dict[str, Any]:
     """The body of the engine's create call for one attempt.
 
-    `spec` is the effective one (queue defaults included); `reply` the token that acks the delivery, kept as a label
-    so that a restarted agent can finish the job; `gpus` the UUIDs that are assigned to it.
+    `spec` is the effective one (queue defaults included); `env` its environment with every secret resolved; `reply` the
+    token that acks the delivery, kept as a label so that a restarted agent can finish the job; `gpus` the UUIDs that
+    are assigned to it; `workdir` the working directory, None for the image's own.
     """
     config: dict[str, Any] = {
         "Image": spec.image,
-        "Env": _environment(spec, job, attempt, gpus),
+        "Env": _environment(spec, job, attempt, gpus, env),
         "Labels": {
             LABEL_QUEUE: job.queue,
             LABEL_SEQ: str(job.seq),
@@ -65,7 +93,7 @@ def container_config(
             LABEL_AGENT: agent_id,
             LABEL_ACK: reply,
         },
-        "Tty": False,
+        "Tty": spec.tty,
         "OpenStdin": False,
         # What the engine itself grants when it is shut down in an orderly way.
         "StopTimeout": math.ceil(spec.stop_grace),
@@ -76,8 +104,8 @@ def container_config(
         config["Entrypoint"] = list(spec.entrypoint) or [""]
     if spec.command:
         config["Cmd"] = list(spec.command)
-    if spec.workdir is not None:
-        config["WorkingDir"] = spec.workdir
+    if workdir is not None:
+        config["WorkingDir"] = workdir
     if spec.user is not None:
         config["User"] = spec.user
     return config
@@ -88,7 +116,20 @@ def same_attempt(present: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
     return all(present.get(key) == wanted.get(key) for key in ATTEMPT_LABELS)
 
 
-def _environment(spec: JobSpec, job: JobId, attempt: int, gpus: Sequence[str]) -> list[str]:
+def working_directory(spec: JobSpec, image: ImageInfo) -> str | None:
+    """Where the job starts, and its code goes; None for what the image says (with code it always has a name)."""
+    if spec.workdir is not None or spec.code is None:
+        return spec.workdir
+    return image.workdir if image.workdir not in ("", "/") else CODE_DIR
+
+
+def runs_as_root(spec: JobSpec, image: ImageInfo) -> bool:
+    """Whether the job's user may write to folders that belong to root."""
+    user = spec.user if spec.user is not None else image.user
+    return user.partition(":")[0] in ("", "0", "root")
+
+
+def _environment(spec: JobSpec, job: JobId, attempt: int, gpus: Sequence[str], env: Mapping[str, str]) -> list[str]:
     """The job's variables, then ours, which win over the job's of the same name.
 
     `NVIDIA_VISIBLE_DEVICES` is ours because, where the NVIDIA runtime is the default one, a job (or its image) that
@@ -99,9 +140,13 @@ def _environment(spec: JobSpec, job: JobId, attempt: int, gpus: Sequence[str]) -
         "LAUNCH_QUEUE": job.queue,
         "LAUNCH_JOB_TYPE": spec.job_type or "",
         "LAUNCH_ATTEMPT": str(attempt),
+        "LAUNCH_ARTIFACTS": ARTIFACTS_DIR,
+        "LAUNCH_CHECKPOINT": CHECKPOINT_DIR,
+        "LAUNCH_INPUTS": INPUTS_DIR,
+        "LAUNCH_METRICS": METRICS_FILE,
         "NVIDIA_VISIBLE_DEVICES": ",".join(gpus) if gpus else "void",
     }
-    return [f"{name}={value}" for name, value in {**spec.env, **ours}.items()]
+    return [f"{name}={value}" for name, value in {**env, **ours}.items()]
 
 
 def _host_config(spec: JobSpec, policy: ContainerPolicy, gpus: Sequence[str]) -> dict[str, Any]:
@@ -119,6 +164,7 @@ def _host_config(spec: JobSpec, policy: ContainerPolicy, gpus: Sequence[str]) ->
         "SecurityOpt": ["no-new-privileges"] if policy.no_new_privileges else [],
         "PidsLimit": policy.pids_limit,
         "OomScoreAdj": policy.oom_score_adj,
+        "Mounts": [{"Type": "volume", "Target": path, "VolumeOptions": {"NoCopy": True}} for path in FOLDERS],
         # Never blocks the container, keeps both sources apart, and can be read again from any time on.
         "LogConfig": {
             "Type": "json-file",

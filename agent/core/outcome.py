@@ -18,6 +18,8 @@ from agent.core.refusals import REFUSALS, Refusal
 from agent.ports import Container, EngineError
 from launch.core.quantity import show_duration, show_memory
 from launch.core.states import Event, Reason
+from launch.errors import LaunchError
+from launch.files import StoredArtifacts
 from launch.job import JobSpec
 
 NOT_EXECUTABLE, NOT_FOUND, KILLED, TERMINATED = 126, 127, 137, 143
@@ -60,6 +62,16 @@ class Outcome:
     message: str
     exit_code: int | None
     crashed: bool = False
+    artifacts: StoredArtifacts | None = None
+    """What the attempt left behind, if it left something."""
+
+
+class Unready(LaunchError):
+    """An attempt can't be started: what it needs is not there, or not to be had now; `reason` says whose fault."""
+
+    def __init__(self, reason: Reason, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.reason = reason
 
 
 class Fault(NamedTuple):

@@ -12,14 +12,14 @@ import asyncio
 import json
 import sys
 import traceback
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any, TypeVar
 
 from agent.main import Agent
-from agent.ports import Container, EngineInfo, EngineUnavailable, ImageInfo, LogFrame
+from agent.ports import Container, EngineInfo, EngineUnavailable, ImageInfo, LogFrame, PathInfo, Usage
 from agent.settings import AgentSettings, OnLostContact
 from launch.client import Client
 from launch.core.states import TERMINAL_STATES
@@ -471,6 +471,23 @@ class Grip:
             async for frame in frames:
                 self._check()
                 yield frame
+
+    async def stat(self, container: str, path: str) -> PathInfo | None:
+        return await self._ask("stat", lambda: self._engine.stat(container, path))
+
+    async def put(self, container: str, path: str, tar: AsyncIterable[bytes]) -> None:
+        # Not carried on without who asked: what was under way is cut off, as a real engine's upload is.
+        await self._ask("put", lambda: self._engine.put(container, path, tar))
+
+    async def get(self, container: str, path: str) -> AsyncGenerator[bytes]:
+        self._begin("get")
+        async with aclosing(self._engine.get(container, path)) as pieces:
+            async for piece in pieces:
+                self._check()
+                yield piece
+
+    async def usage(self, container: str) -> Usage | None:
+        return await self._ask("usage", lambda: self._engine.usage(container))
 
     async def close(self) -> None:
         """Nothing to release."""

@@ -4,19 +4,35 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.core.container import DROPPED_CAPABILITIES, ContainerPolicy, container_config
+from agent.core.container import (
+    DROPPED_CAPABILITIES,
+    FOLDERS,
+    ContainerPolicy,
+    container_config,
+    runs_as_root,
+    working_directory,
+)
+from agent.ports import ImageInfo
 from launch.job import JobSpec, Resources
 from launch.subjects import LABEL_ACK, LABEL_AGENT, LABEL_ATTEMPT, LABEL_QUEUE, LABEL_SEQ, JobId
 
 JOB = JobId("gpu-training-queue", 42)
+CODE = {"sha256": "a" * 64, "size": 10}
 
 
 def config_of(policy: ContainerPolicy | None = None, gpus: tuple[str, ...] = (), **fields: Any) -> dict[str, Any]:
     spec = JobSpec.model_validate({"job_type": "train", "image": "python:3.12", **fields})
-    return container_config(spec, JOB, 3, "agent-1", "$JS.ACK.x", policy or ContainerPolicy(), gpus)
+    return container_config(
+        spec, JOB, 3, "agent-1", "$JS.ACK.x", policy or ContainerPolicy(), gpus, env=plain(spec), workdir=spec.workdir
+    )
+
+
+def plain(spec: JobSpec) -> dict[str, str]:
+    return {name: value for name, value in spec.env.items() if isinstance(value, str)}
 
 
 def env_of(config: dict[str, Any]) -> dict[str, str]:
@@ -66,7 +82,9 @@ def test_the_default_is_the_safe_one() -> None:
     assert host["SecurityOpt"] == ["no-new-privileges"]
     assert host["CapDrop"] == list(DROPPED_CAPABILITIES)
     assert host["Privileged"] is False
-    assert not {"Binds", "Mounts", "CapAdd", "Devices", "PidMode", "UsernsMode"} & host.keys()
+    assert {mount["Type"] for mount in host["Mounts"]} == {"volume"}
+    assert not any("Source" in mount for mount in host["Mounts"]), "no path of the host, and no name that others know"
+    assert not {"Binds", "CapAdd", "Devices", "PidMode", "UsernsMode"} & host.keys()
 
 
 def test_the_policy_decides() -> None:
@@ -94,6 +112,61 @@ def test_gpus_are_handed_out_by_name_and_no_others_are_visible() -> None:
     assert env_of(config_of(env={"NVIDIA_VISIBLE_DEVICES": "all"}))["NVIDIA_VISIBLE_DEVICES"] == "void"
 
 
+def test_every_container_has_the_folders_that_its_environment_names() -> None:
+    config = config_of()
+    folders = [mount["Target"] for mount in config["HostConfig"]["Mounts"]]
+    assert folders == list(FOLDERS)
+    env = env_of(config)
+    assert [env["LAUNCH_ARTIFACTS"], env["LAUNCH_CHECKPOINT"], env["LAUNCH_INPUTS"]] == folders[:3]
+    assert env["LAUNCH_METRICS"].startswith(folders[3] + "/")
+
+
+def test_a_secret_is_never_in_the_environment_by_its_name() -> None:
+    spec = JobSpec.model_validate({"job_type": "train", "image": "x", "env": {"KEY": {"secret": "wandb-key"}}})
+    config = container_config(spec, JOB, 1, "agent-1", "r", ContainerPolicy(), (), env={"KEY": "value"})
+    assert env_of(config)["KEY"] == "value"
+    assert "wandb-key" not in str(config)
+
+
+def test_a_job_gets_a_terminal_if_it_asks_for_one() -> None:
+    assert config_of()["Tty"] is False
+    assert config_of(tty=True)["Tty"] is True
+
+
+@pytest.mark.parametrize(
+    ("fields", "image", "expected"),
+    [
+        ({}, "/app", None),
+        ({"workdir": "/mine"}, "/app", "/mine"),
+        ({"code": CODE}, "/app", "/app"),
+        ({"code": CODE, "workdir": "/mine"}, "/app", "/mine"),
+        ({"code": CODE}, "", "/launch/code"),
+        ({"code": CODE}, "/", "/launch/code"),
+    ],
+)
+def test_code_goes_where_the_job_starts(fields: dict[str, Any], image: str, expected: str | None) -> None:
+    spec = JobSpec.model_validate({"image": "x", **fields})
+    assert working_directory(spec, ImageInfo("sha256:1", None, workdir=image)) == expected
+
+
+@pytest.mark.parametrize(
+    ("user", "image", "root"),
+    [
+        (None, "", True),
+        (None, "root", True),
+        (None, "0:0", True),
+        (None, "app", False),
+        ("1000:1000", "", False),
+        ("root:users", "app", True),
+        ("0", "app", True),
+        ("nobody", "", False),
+    ],
+)
+def test_roots_folders_are_for_root_by_name_or_number(user: str | None, image: str, root: bool) -> None:
+    spec = JobSpec.model_validate({"image": "x", "user": user})
+    assert runs_as_root(spec, ImageInfo("sha256:1", None, user=image)) is root
+
+
 def test_the_engine_is_told_how_much_grace_the_job_wants() -> None:
     assert config_of(stop_grace="1500ms")["StopTimeout"] == 2
 
@@ -105,12 +178,16 @@ values = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"
 @given(env=st.dictionaries(names, values))
 def test_a_job_can_set_anything_but_what_we_set(env: dict[str, str]) -> None:
     spec = JobSpec(job_type="train", image="x", env=env, resources=Resources())
-    found = env_of(container_config(spec, JOB, 3, "agent-1", "r", ContainerPolicy(), ()))
+    found = env_of(container_config(spec, JOB, 3, "agent-1", "r", ContainerPolicy(), (), env=plain(spec)))
     ours = {
         "LAUNCH_JOB": "gpu-training-queue/42",
         "LAUNCH_QUEUE": "gpu-training-queue",
         "LAUNCH_JOB_TYPE": "train",
         "LAUNCH_ATTEMPT": "3",
         "NVIDIA_VISIBLE_DEVICES": "void",
+        "LAUNCH_ARTIFACTS": "/launch/artifacts",
+        "LAUNCH_CHECKPOINT": "/launch/checkpoint",
+        "LAUNCH_INPUTS": "/launch/inputs",
+        "LAUNCH_METRICS": "/launch/metrics/metrics.jsonl",
     }
     assert found == {**env, **ours}

@@ -1,0 +1,34 @@
+"""What every attempt on one agent is done with: made once, in `main.py`, and handed to who runs jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from agent.claims import Claims
+from agent.core.container import ContainerPolicy
+from agent.holds import Holds
+from agent.ports import Engine
+from agent.secrets import Secrets
+from agent.settings import AgentSettings
+from launch.ports import Broker, Clock
+from launch.queue import QueueSpec
+from launch.stores import Stores
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The agent's parts, as a job's run needs them."""
+
+    engine: Engine
+    broker: Broker
+    claims: Claims
+    holds: Holds
+    clock: Clock
+    agent_id: str
+    settings: AgentSettings
+    policy: ContainerPolicy
+    stores: Stores
+    secrets: Secrets
+    queue: Callable[[], QueueSpec]
+    """The queue's spec as it is now."""
