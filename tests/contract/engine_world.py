@@ -73,12 +73,15 @@ class Lab:
         assert seen is not None
         return seen
 
-    async def read(self, container: str, *, since: str | None = None, follow: bool = False) -> list[LogFrame]:
-        async with aclosing(self.engine.logs(container, since=since, follow=follow)) as frames:
-            return [frame async for frame in frames]
+    async def read(
+        self, container: str, *, since: str | None = None, follow: bool = False, tail: int | None = None
+    ) -> list[LogFrame]:
+        """The log piece by piece."""
+        async with aclosing(self.engine.logs(container, since=since, follow=follow, tail=tail)) as frames:
+            return [piece async for frame in frames for piece in frame.pieces()]
 
     async def until_ready(self, container: str) -> None:
         async with aclosing(self.engine.logs(container, since=None, follow=True)) as frames:
             async for frame in frames:
-                if frame.data == b"ready\n":
+                if b"ready\n" in frame.data:
                     return

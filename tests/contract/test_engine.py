@@ -160,7 +160,7 @@ async def test_removing_is_idempotent_and_kills(lab: Lab) -> None:
     waiting = asyncio.create_task(lab.engine.wait(container))
     async with aclosing(lab.engine.logs(container, since=None, follow=True)) as frames:
         async for frame in frames:
-            if frame.data == b"ready\n":
+            if b"ready\n" in frame.data:
                 await lab.engine.remove(container)
     await lab.engine.remove(container)
     await waiting
@@ -194,6 +194,14 @@ async def test_since_includes_the_frame_at_that_time(lab: Lab) -> None:
     assert later == out[1:]
     after = timestamp(nanoseconds(out[1].time) + 1)
     assert [frame for frame in await lab.read(seen.id, since=after) if frame.source == "stdout"] == out[2:]
+
+
+async def test_the_tail_is_the_last_pieces_of_what_there_is(lab: Lab) -> None:
+    seen = await lab.run(SPEAK)
+    whole = await lab.read(seen.id)
+    for count in (1, 2, 3, 4, 100):
+        assert await lab.read(seen.id, tail=count) == whole[-count:]
+    assert await lab.read(seen.id, tail=3, since=whole[-1].time) == whole[-1:]
 
 
 async def test_a_long_line_comes_in_pieces_of_one_time(lab: Lab) -> None:
