@@ -132,18 +132,28 @@ class LineScanner:
         for match in pattern.finditer(data, start):
             at = match.start()
             line = self._line(match[0], offset + at, began if at == 0 and began else now)
-            if line is not None:
-                self._keep(line, points)
+            if line is None:
+                continue
+            if self._budget.take():
+                self._passed_over = None
+                if (point := self._point(line)) is not None:
+                    points.append(point)
+            else:
+                self._passed_over = line
+                if self._marked:
+                    self._pass_over_rest(data, match.end(), offset, now)
+                    break
         return points
 
-    def _keep(self, line: _Line, points: list[Point]) -> None:
-        if not self._budget.take():
-            self._passed_over = line
-            return
-        self._passed_over = None
-        point = self._point(line)
-        if point is not None:
-            points.append(point)
+    def _pass_over_rest(self, data: bytes, at: int, offset: int, now: datetime) -> None:
+        """Count the marked lines from the break at `at` on, all of them, and keep the last."""
+        end = _last_break(data)  # what is behind is not whole yet
+        breaks = (b"\n" + _MARK, b"\r" + _MARK)
+        self._budget.left_out += sum(data.count(each, at, end) for each in breaks)
+        last = max(data.rfind(each, at, end) for each in breaks) + 1
+        if last > 0:
+            line = self._line(data[last : last + _first_break(data[last:])], offset + last, now)
+            self._passed_over = line or self._passed_over
 
     def _line(self, text: bytes, position: int, time: datetime) -> _Line | None:
         if len(text) > MAX_LINE_BYTES:
