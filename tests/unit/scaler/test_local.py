@@ -98,6 +98,19 @@ async def test_a_password_is_not_put_on_the_command_line(bench: Bench) -> None:
     assert psutil.Process(pid).environ()["NATS_URL"] == "nats://me:secret@h:4222"
 
 
+async def test_an_agent_finds_the_secrets_that_the_scaler_was_given(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {"LAUNCH_SECRET_WANDB_KEY": "value", "LAUNCH_SECRETS": "env dir:/run/secrets"}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    provider = await bench.open()
+    (instance,) = await provider.launch(SPEC, 1, token="a")
+    await bench.stubs.until_up(instance.agent_id)
+    pid = bench.files.notes()[0].pid
+    assert given.items() <= psutil.Process(pid).environ().items()
+
+
 async def test_an_agent_is_in_a_session_of_its_own(bench: Bench) -> None:
     provider = await bench.open()
     await provider.launch(SPEC, 1, token="a")
