@@ -13,12 +13,16 @@ import os
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
+from pathlib import Path
 from typing import Any, TypeVar
 
+from launch.artifacts import matching, open_artifacts
 from launch.core.explain import Why, explain
 from launch.core.points import Seen
 from launch.core.states import Event, Reason, State
 from launch.errors import Conflict, LaunchError, NotFound, SpecError
+from launch.fetch import Fetched, Fetching, fetch
+from launch.files import Manifest
 from launch.job import JobSpec
 from launch.lines import LineJoiner, LogLine
 from launch.points import Point
@@ -219,6 +223,31 @@ class Job:
             async for point in points:
                 if seen.is_new(point):
                     yield point
+
+    async def artifacts(self, attempt: int | None = None) -> Manifest:
+        """What an attempt left, by default the last that left something.
+
+        Raises `NotFound`, which says why there is nothing, and `StoreError`.
+        """
+        async with open_artifacts(self._broker, await self.record(), attempt) as found:
+            return found.manifest
+
+    async def fetch_artifacts(
+        self,
+        folder: Path | str,
+        patterns: Sequence[str] = (),
+        *,
+        attempt: int | None = None,
+        force: bool = False,
+        progress: Fetching | None = None,
+    ) -> Fetched:
+        """Bring what an attempt left, or what of it matches a pattern, into a folder; files that are there are kept.
+
+        Raises `NotFound`, `StoreError`, `Conflict` (a file is there and differs, without `force`), `LaunchError`.
+        """
+        async with open_artifacts(self._broker, await self.record(), attempt) as found:
+            files = matching(found.manifest.files, patterns)
+            return await fetch(found.store, files, Path(folder), force=force, progress=progress)
 
     async def _last_seq_when_over(self) -> int:
         await self.wait()

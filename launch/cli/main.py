@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from launch.cli import agent, agents, jobs, logs, metrics, queue, scaler, server, submit, up
+from launch.cli import agent, agents, artifacts, jobs, logs, metrics, queue, scaler, server, submit, up
 from launch.cli.options import ServerOption, named
 from launch.errors import LaunchError
 
@@ -29,6 +29,7 @@ app.command("jobs")(jobs.jobs)
 app.command("show")(jobs.show)
 app.command("logs")(logs.logs)
 app.command("metrics")(metrics.metrics)
+app.command("artifacts")(artifacts.artifacts)
 app.command("wait")(jobs.wait)
 app.command("cancel")(jobs.cancel)
 app.command("retry")(jobs.retry)
