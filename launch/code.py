@@ -1,6 +1,6 @@
 """Ships a folder as a job's code: packed into one file, named by its content, sent to the store once.
 
-The invariant: the same content gives the same bytes (names sorted; no times, owners or compression stamps in it), so
+The invariant: the same content gives the same bytes (names sorted; no owners, no times but one fixed), so
 the same SHA-256, so nothing to send. Everything in it may be read and written by any user: which one an image runs as
 is not known here, and the container is the boundary. Memory stays flat: the pack grows in a temporary file.
 """
@@ -34,6 +34,10 @@ PIECE_BYTES = 256 << 10
 
 _LEVEL = 3
 """Little is won above for code, and much time lost."""
+
+_TIME = 315_619_200
+"""What every entry's time is: the second day of 1980, since zip files made of such a folder know none before 1980, and
+some tools fail over it."""
 
 Progress = Callable[[int, int], None]
 """Hears while a pack is sent: how many bytes have gone, and how many there are."""
@@ -185,7 +189,8 @@ def _write_tar(found: Contents, into: gzip.GzipFile, keep_on: Callable[[], None]
 
 
 def _header(name: str, kind: bytes, mode: int) -> tarfile.TarInfo:
-    header = tarfile.TarInfo(name)  # its times and owners are 0, its names empty
+    header = tarfile.TarInfo(name)  # its owners are 0, their names empty
+    header.mtime = _TIME
     header.type = kind
     header.mode = mode
     return header

@@ -53,7 +53,7 @@ def test_the_same_content_is_the_same_bytes(tmp_path: Path) -> None:
     first, members = packed(one, tmp_path)
     assert packed(other, tmp_path)[0] == first
     assert [member.name for member in members] == [".", "./a", "./b", "./b.py", "./b/x.py", "./ln"]
-    assert {(m.mtime, m.uid, m.gid, m.uname, m.gname) for m in members} == {(0, 0, 0, "", "")}
+    assert {(m.mtime, m.uid, m.gid, m.uname, m.gname) for m in members} == {(315_619_200, 0, 0, "", "")}
     (other / "a").write_text("2")
     assert packed(other, tmp_path)[0] != first
 
@@ -62,7 +62,7 @@ def test_the_bytes_stay_the_same_over_releases(tmp_path: Path) -> None:
     """The tar itself, since zlib's own releases may differ: whatever changes it makes everybody send again."""
     make(tmp_path / "job", {"train.py": "print(1)\n", "lib/x.py": ""})
     data = gzip.decompress(pack(tmp_path / "job", tmp_path / "out").path.read_bytes())
-    assert hashlib.sha256(data).hexdigest() == "ad80b1fda2d3352871f351511a7b4272c3ed4b8f790e4635f1addce4464fc6c7"
+    assert hashlib.sha256(data).hexdigest() == ""
 
 
 def test_any_user_may_use_it(tmp_path: Path) -> None:
