@@ -55,13 +55,13 @@ def write_whole(path: Path, value: object) -> None:
 def main() -> None:
     """Train from the last checkpoint on, and leave the model."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--epochs", type=int, default=300)
+    parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--hidden", type=int, default=24)
-    parser.add_argument("--rate", type=float, default=0.03)
+    parser.add_argument("--rate", type=float, default=0.02)
     args = parser.parse_args()
 
     dice = random.Random(7)
-    points = [(x, math.sin(3 * x) + x / 2) for x in (dice.uniform(-2, 2) for _ in range(1000))]
+    points = [(x, math.sin(3 * x) + x / 2) for x in (dice.uniform(-2, 2) for _ in range(4000))]
     weights = [[dice.gauss(0, 2), dice.gauss(0, 2), dice.gauss(0, 0.5)] for _ in range(args.hidden)] + [[0.0]]
     first = 1
     if CHECKPOINT.exists():
@@ -74,7 +74,7 @@ def main() -> None:
         dice.shuffle(points)
         loss = train_epoch(weights, points, args.rate)
         print("@metrics " + json.dumps({"loss": loss, "step": epoch}), flush=True)
-        if epoch % 50 == 0:
+        if epoch % 10 == 0:
             print(f"epoch {epoch}/{args.epochs}  loss {loss:.5f}  {time.monotonic() - started:.1f} s", flush=True)
         if epoch % 10 == 0:
             write_whole(CHECKPOINT, {"epoch": epoch, "weights": weights})
