@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 import structlog
@@ -57,7 +57,7 @@ class _Started:
     container: str
     at: datetime
     workspace: Workspace
-    env: Mapping[str, str]
+    env: Mapping[str, str] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +177,7 @@ class Runner:
 
     async def _prepare(self, hold: Hold, name: str) -> _Started:
         """Image, container, its files, start; or, for a recovered job, the container as it was left."""
+        left = None
         if hold.recovered:
             hold.made = True
             left = await patiently(lambda: self._engine.inspect(name))
@@ -185,8 +186,9 @@ class Runner:
                 workspace = await Workspace.of(self._services, hold, left.id)
                 workspace.resume()
                 return _Started(left.id, datetime.fromisoformat(left.started_at), workspace, _read(left.env))
-        image = await self._image(hold)
+        # Before the image is fetched, which may take long: what is missing is told at once.
         env = await self._services.secrets.resolve(hold.spec)
+        image = await self._image(hold)
         workdir = working_directory(hold.spec, image)
         config = container_config(
             hold.spec,
@@ -206,6 +208,8 @@ class Runner:
         workspace = await Workspace.of(self._services, hold, container)
         await workspace.fill(image, workdir)
         await seen_through(self._engine.start(container))
+        if left is not None and left.id == container:
+            env = _read(left.env)  # made by an earlier process, with what the secrets were then
         return _Started(container, self._clock.now(), workspace, env)
 
     async def _image(self, hold: Hold) -> ImageInfo:

@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from typing import Any, ParamSpec
 
 from agent.main import Agent
+from agent.secrets import Secrets
 from agent.settings import AgentSettings
 from launch.core.states import State
 from launch.ports import Synced, Versioned
@@ -257,7 +258,13 @@ class World:
 
     @asynccontextmanager
     async def agent(
-        self, *, agent_id: str = "a", gpus: tuple[str, ...] = (), link: FaultyLink | None = None, **settings: Any
+        self,
+        *,
+        agent_id: str = "a",
+        gpus: tuple[str, ...] = (),
+        link: FaultyLink | None = None,
+        secrets: Secrets | None = None,
+        **settings: Any,
     ) -> AsyncIterator[Worker]:
         """An agent that works until the end of the block (then it leaves at once), or until it is stopped."""
         link = link or FaultyLink(agent_id, self.server)
@@ -267,7 +274,9 @@ class World:
         broker.records, broker.work = records, JournalWork(self.server, link, self.journal)
         wanted = {"queue": QUEUE, "cpu_milli": 4000, "memory_bytes": 2**33, "max_jobs": 4, **settings}
         info = await self.engine.info()
-        agent = Agent(broker, self.engine, self.server.clock, AgentSettings(**wanted), self.spec, info, agent_id, gpus)
+        given = AgentSettings(**wanted)
+        clock = self.server.clock
+        agent = Agent(broker, self.engine, clock, given, self.spec, info, agent_id, gpus, secrets=secrets)
         stop, abort = asyncio.Event(), asyncio.Event()
         task = asyncio.create_task(agent.run(stop, abort), name=f"agent {agent_id}")
         worker = Worker(agent, broker, records, link, task, stop, abort)
