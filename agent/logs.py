@@ -97,7 +97,6 @@ class LogPump:
         self._taken: list[LogChunk] = []
         self._unheard: list[tuple[LogChunk, int]] = []
         self._offsets: dict[str, int] = {}
-        self._last_source: str | None = None
         self._cut_line = f"[log cut at {show_memory(max_bytes)}: max_log_bytes]\n".encode()
         self._size_bytes = 0
         self._cut = False
@@ -197,18 +196,16 @@ class LogPump:
 
         After hours of output, looking for that place from the log's beginning would take many seconds.
         """
-        if self._last_source is None:
-            return False
-        for pieces in LAST_PIECES:
+        for pieces in LAST_PIECES if self._marks.placed else ():
             end = self._engine.logs(self._container, since=None, follow=False, tail=pieces)
             async with aclosing(end) as frames:
                 first: list[LogFrame] = []
                 joins = None
                 while joins is None and len(first) < PLACE_FRAMES and (frame := await anext(frames, None)):
                     first.append(frame)
-                    joins = self._marks.joins(first, self._last_source)
+                    joins = self._marks.joins(first)
                 if joins:
-                    self._marks.since()
+                    self._marks.seek()
                     await self._take_in(_chained(first, frames))
                     return True
         return False
@@ -220,7 +217,6 @@ class LogPump:
             new = unread(frame)
             if new is None:
                 continue
-            self._last_source = new.source
             if self._size_bytes + len(new.data) > self._max_bytes:
                 self._cut_off(new)
                 return

@@ -42,9 +42,12 @@ class Marks:
         """`since` bounds the first read, None for the beginning."""
         self._start = since
         self._marks: dict[str, _Mark] = {}
+        self._last = ""
+        self._seeking = False
 
     def since(self) -> str | None:
         """Where the next connection has to start. From then on, `fresh` drops what it repeats."""
+        self._seeking = False
         for mark in self._marks.values():
             mark.repeating, mark.left, mark.at, mark.at_size = True, mark.size, "", 0
         if not self._marks:
@@ -57,27 +60,51 @@ class Marks:
         start = min([start, *(nanoseconds(mark.time) for mark in self._marks.values() if mark.spans)])
         return timestamp(max(start, nanoseconds(self._start)) if self._start is not None else start)
 
-    def joins(self, frames: Iterable[LogFrame], last: str) -> bool | None:
+    @property
+    def placed(self) -> bool:
+        """Whether what has been read ends at one place in the log, before which all has been read.
+
+        A predecessor need not have stored both sources alike.
+        """
+        return self._last in self._marks and not any(mark.spans for mark in self._marks.values())
+
+    def joins(self, frames: Iterable[LogFrame]) -> bool | None:
         """Whether these, the first frames of a later part of the log, lie before what has not been read.
 
-        None: more of them are needed to tell. `last` is the source that the last bytes read were of. The engine hands
-        on what it has in the order of its log file, so whatever lies before those bytes has been read, of either
-        source; and they are in this part, with all that has their time, if a piece of theirs lies before them.
+        None: more of them are needed to tell. The engine hands on what it has in the order of its log file, so what
+        lies before the last bytes read has been read, of either source. The part has those bytes, and all that share
+        their time, if it has an earlier piece of their source.
         """
-        seen: set[str] = set()
+        if not self.placed:
+            return False
+        mark = self._marks[self._last]
         for frame in frames:
-            mark = self._marks.get(frame.source)
-            if mark is None or frame.source in seen:
-                continue
-            seen.add(frame.source)
-            if mark.spans or (frame.source == last and not _earlier(frame.time, mark.time)):
-                return False
-            if frame.time == mark.time:
-                return False  # the part may begin among the pieces that share it, and then their size tells nothing
-        return True if last in seen else None
+            if frame.source == self._last:
+                return frame.time != mark.time and _earlier(frame.time, mark.time)
+        return None
+
+    def seek(self) -> None:
+        """What comes next is such a part, from its beginning: `unread` drops all up to the last bytes read."""
+        self.since()
+        for source, mark in self._marks.items():
+            mark.repeating = source == self._last
+        self._seeking = True
 
     def unread(self, frame: LogFrame) -> LogFrame | None:
         """What of the frame has not been read yet, if anything; counts it as read."""
+        if self._seeking:
+            if frame.source != self._last:
+                return None
+            mark = self._marks[frame.source]
+            new = self._unread(frame)
+            self._seeking = mark.repeating and not (mark.left == 0 and mark.at == mark.time)
+        else:
+            new = self._unread(frame)
+        if new is not None:
+            self._last = new.source
+        return new
+
+    def _unread(self, frame: LogFrame) -> LogFrame | None:
         if not frame.times:
             data = self.fresh(frame)
             return LogFrame(frame.source, frame.time, data) if data else None
@@ -88,7 +115,7 @@ class Marks:
         for index, piece in enumerate(frame.pieces()):
             if data := self._after_mark(mark, piece):
                 if index + 1 < len(frame.times):
-                    self.unread(frame.split(index + 1)[1])
+                    self._unread(frame.split(index + 1)[1])
                 sizes = [len(data), *frame.sizes[index + 1 :]]
                 return frame_of(frame.source, frame.times[index:], sizes, frame.data[-sum(sizes) :])
         return None

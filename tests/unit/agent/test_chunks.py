@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 from hypothesis import given
@@ -10,7 +11,8 @@ from hypothesis import strategies as st
 from agent.core.chunks import INTERLEAVED_CHUNKS, Chunker
 from agent.core.frames import nanoseconds, timestamp
 from agent.core.marks import OVERLAP_NS, Marks
-from agent.ports import LogFrame
+from agent.core.mask import Mask
+from agent.ports import LogFrame, frame_of
 from launch.ports import LogChunk
 
 PIECE = 5
@@ -80,6 +82,67 @@ def test_a_line_that_fits_a_chunk_is_not_torn(lines: list[tuple[str, bytes, int]
     assert all(chunk.data.endswith(b"\n") for chunk in chunks)
 
 
+def runs_of(log: list[LogFrame], ends: set[int]) -> list[LogFrame]:
+    """The same, with pieces of one source that follow each other joined, but for those that begin at `ends`."""
+    runs: list[list[LogFrame]] = []
+    for index, frame in enumerate(log):
+        if runs and runs[-1][0].source == frame.source and index not in ends:
+            runs[-1].append(frame)
+        else:
+            runs.append([frame])
+    return [
+        frame_of(
+            run[0].source,
+            [frame.time for frame in run],
+            [len(frame.data) for frame in run],
+            b"".join(frame.data for frame in run),
+        )
+        for run in runs
+    ]
+
+
+def chunks_of(log: Iterable[LogFrame], takes: set[int], chunker: Chunker) -> list[LogChunk]:
+    chunks: list[LogChunk] = []
+    for count, frame in enumerate(log):
+        chunker.add_frame(frame)
+        if count in takes:
+            chunks += chunker.take(final=False)
+    return chunks + chunker.take(final=True)
+
+
+numbers = st.sets(st.integers(0, 200))
+
+
+@given(lines=writes, ended=st.booleans(), limit=st.integers(1, 40), takes=numbers, ends=numbers)
+def test_runs_of_pieces_become_the_chunks_that_the_pieces_would(
+    lines: list[tuple[str, bytes, int]], ended: bool, limit: int, takes: set[int], ends: set[int]
+) -> None:
+    log = log_of(lines, ended=ended)
+    runs = runs_of(log, ends)
+    assert chunks_of(runs, set(), Chunker(1, limit)) == chunks_of(log, set(), Chunker(1, limit))
+    chunks = chunks_of(runs, takes, Chunker(1, limit))
+    assert bytes_by_source(chunks) == bytes_by_source(log)
+    assert all(0 < len(chunk.data) <= limit for chunk in chunks)
+
+
+WORDS = ("abaaba", "aabaab", "bababa")
+secrets = st.lists(st.sampled_from(WORDS), min_size=1)
+secret_texts = st.lists(st.sampled_from([*(word.encode() for word in WORDS), b"a", b" "]), max_size=20).map(b"".join)
+secretive = st.lists(st.tuples(sources, secret_texts, st.sampled_from([0, 1])), max_size=20)
+
+
+@given(lines=secretive, ended=st.booleans(), words=secrets, limit=st.integers(40, 60), takes=numbers, ends=numbers)
+def test_no_part_of_a_secret_is_shown_wherever_lines_and_chunks_are_cut(
+    lines: list[tuple[str, bytes, int]], ended: bool, words: list[str], limit: int, takes: set[int], ends: set[int]
+) -> None:
+    log = log_of(lines, ended=ended)
+    mask = Mask(words)
+    chunks = chunks_of(runs_of(log, ends), takes, Chunker(1, limit, mask))
+    wanted = {source: mask(data) for source, data in bytes_by_source(log).items()}
+    assert bytes_by_source(chunks) == wanted
+    assert all(0 < len(chunk.data) <= limit for chunk in chunks)
+
+
 def test_the_two_sources_keep_the_order_in_which_they_wrote() -> None:
     chunker = Chunker(1, 1000)
     for source, text in [("stdout", b"a\n"), ("stdout", b"b\n"), ("stderr", b"c\n"), ("stdout", b"d\n")]:
@@ -123,17 +186,45 @@ def test_whole_lines_do_not_wait_for_one_in_the_making() -> None:
     assert chunker.take(final=False) == [LogChunk("stdout", 1, timestamp(START + 1), b"half line\n")]
 
 
-@given(lines=writes, ended=st.booleans(), breaks=st.lists(st.integers(0, 200), max_size=8))
+@given(lines=writes, ended=st.booleans(), breaks=st.lists(st.integers(0, 200), max_size=8), ends=numbers)
 def test_a_broken_connection_doubles_and_loses_nothing(
-    lines: list[tuple[str, bytes, int]], ended: bool, breaks: list[int]
+    lines: list[tuple[str, bytes, int]], ended: bool, breaks: list[int], ends: set[int]
 ) -> None:
     log = log_of(lines, ended=ended)
     marks = Marks()
     got = dict.fromkeys(SOURCES, b"")
     for count in [*breaks, len(log)]:
-        for frame in connect(log, marks)[:count]:
-            got[frame.source] += marks.fresh(frame)
+        for frame in runs_of(connect(log, marks)[:count], ends):
+            if new := marks.unread(frame):
+                got[new.source] += new.data
+                assert b"".join(piece.data for piece in new.pieces()) == new.data
     assert got == bytes_by_source(log)
+
+
+@given(lines=writes, ended=st.booleans(), read=st.integers(1, 200), tail=st.integers(1, 200), ends=numbers)
+def test_the_end_of_a_log_joins_what_was_read_or_says_that_it_does_not(
+    lines: list[tuple[str, bytes, int]], ended: bool, read: int, tail: int, ends: set[int]
+) -> None:
+    log = log_of(lines, ended=ended)
+    marks = Marks()
+    for frame in (before := log[:read]):
+        marks.unread(frame)
+    got = bytes_by_source(before)
+    end = runs_of(log[-tail:], ends)
+    verdicts = [marks.joins(end[:count]) for count in range(1, len(end) + 1)]
+    verdict = next((verdict for verdict in verdicts if verdict is not None), None)
+    if verdict:
+        marks.seek()
+        for frame in end:
+            if new := marks.unread(frame):
+                got[new.source] += new.data
+        assert got == bytes_by_source(log)
+    elif len({frame.source for frame in before}) == 1 and tail > len(log) - len(before) + max_pieces(before):
+        assert len({frame.time for frame in before}) == 1, "else there is an earlier piece in the log's end"
+
+
+def max_pieces(log: list[LogFrame]) -> int:
+    return max(Counter(frame.time for frame in log).values())
 
 
 @given(lines=writes, limit=st.integers(1, 40), stored=st.integers(0, 200), lost=st.integers(0, 30), data=st.data())

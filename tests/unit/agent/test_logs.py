@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from agent.log_sender import ANCHOR_BYTES
-from agent.logs import CHUNK_BYTES, HIGH_WATER_BYTES, TAIL_BYTES, LogPump
-from agent.ports import EngineError
+from agent.logs import CHUNK_BYTES, HIGH_WATER_BYTES, LAST_PIECES, TAIL_BYTES, LogPump
+from agent.ports import EngineError, LogFrame
 from launch.errors import BrokerError
 from launch.ports import LogChunk, Logs
 from launch.subjects import JobId
@@ -409,3 +409,134 @@ async def test_a_read_can_start_at_a_given_time(rig: Rig) -> None:
     since = rig.engine.containers[rig.container].frames[1].time
     await rig.pump(since=since).finish()
     assert (await rig.output())["stdout"] == b"two\n"
+
+
+async def test_the_end_is_read_from_the_end(rig: Rig) -> None:
+    rig.engine.follow_misses = 3
+    asked: list[tuple[str | None, int | None]] = []
+    logs = rig.engine.logs
+
+    def watched(
+        container: str, *, since: str | None, follow: bool, tail: int | None = None
+    ) -> AsyncGenerator[LogFrame]:
+        asked.append((since, tail))
+        return logs(container, since=since, follow=follow, tail=tail)
+
+    rig.engine.logs = watched  # type: ignore[method-assign]
+    pump = rig.pump()
+    async with rig.following(pump) as task:
+        for number in range(1000):
+            rig.write("stderr" if number % 7 == 0 else "stdout", b"%d\n" % number)
+        rig.engine.exit(rig.container)
+        await task
+        await pump.finish()
+    assert await rig.output() == rig.written
+    assert asked == [(None, None), (None, LAST_PIECES[0])]
+
+
+@pytest.mark.parametrize("missed", [0, 1, 255, 256, 257, 5000])
+async def test_an_end_that_does_not_reach_back_far_enough_is_read_from_further_back(rig: Rig, missed: int) -> None:
+    rig.engine.follow_misses = missed
+    pump = rig.pump()
+    async with rig.following(pump) as task:
+        rig.write("stderr", b"once\n")
+        rig.write("stdout", b"".join(b"%d\n" % number for number in range(6000)))
+        rig.write("stdout", b"x" * 100_000)
+        rig.engine.exit(rig.container)
+        await task
+        await pump.finish()
+    assert await rig.output() == rig.written
+
+
+class Stars:
+    """A mask for one word."""
+
+    def __init__(self, secret: bytes) -> None:
+        self.secret = secret
+        self.longest = len(secret)
+
+    def __call__(self, data: bytes) -> bytes:
+        return data.replace(self.secret, b"*" * self.longest)
+
+
+async def test_a_secret_is_masked_wherever_the_engine_cuts_the_line_it_is_in(rig: Rig) -> None:
+    secret = b"s3cr3t-s3cr3t"
+    line = b"".join(b"%d %s " % (number, secret) for number in range(15_000)) + b"\n"
+    rig.write("stdout", line)
+    rig.write("stderr", b"of no use: " + secret)
+    rig.engine.exit(rig.container)
+    counts = await rig.pump(mask=Stars(secret)).finish()
+    stars = Stars(secret)
+    assert await rig.output() == {"stdout": stars(line), "stderr": b"of no use: " + b"*" * 13}
+    assert counts.tail.endswith(b"of no use: *************")
+    assert counts.size_bytes == len(line) + 24
+
+
+async def test_a_secret_is_masked_over_a_restart(rig: Rig) -> None:
+    secret = b"s3cr3t-s3cr3t"
+    pump = rig.pump(mask=Stars(secret))
+    task = asyncio.create_task(pump.run())
+    line = b"".join(b"%d %s " % (number, secret) for number in range(15_000)) + b"\n"
+    rig.write("stdout", line[:200_000])
+    await rig.until_stored(100_000)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    rig.write("stdout", line[200_000:])
+    rig.engine.exit(rig.container)
+    successor = rig.pump(mask=Stars(secret))
+    await successor.resume()
+    await successor.finish()
+    assert (await rig.output())["stdout"] == Stars(secret)(line)
+
+
+async def test_a_cut_does_not_show_the_beginning_of_a_secret(rig: Rig) -> None:
+    secret = b"s3cr3t" * 1000
+    rig.write("stdout", b"whole\n" + b"x" * 14_000 + secret + b"\n")
+    rig.engine.exit(rig.container)
+    counts = await rig.pump(mask=Stars(secret), max_bytes=16_500).finish()
+    output = await rig.output()
+    assert b"s3" not in output["stdout"]
+    assert output["stdout"].startswith(b"whole\nxxxx")
+    assert counts.size_bytes == len(output["stdout"])
+    assert b"log cut" in output["stderr"]
+
+
+async def test_the_line_that_tells_of_a_cut_is_a_chunk_of_its_own(rig: Rig) -> None:
+    rig.write("stderr", b"x" * 40 + b"\n" + b"y" * 100 + b"\n")
+    rig.engine.exit(rig.container)
+    await rig.pump(max_bytes=100).finish()
+    successor = rig.pump(max_bytes=100)
+    await successor.resume()
+    counts = await successor.finish()
+    assert counts.cut
+    assert counts.size_bytes == 41
+    assert (await rig.output())["stderr"] == b"x" * 40 + b"\n[log cut at 100B: max_log_bytes]\n"
+
+
+async def test_who_listens_hears_every_byte_with_its_place_before_it_is_stored(rig: Rig) -> None:
+    heard = {"stdout": b"", "stderr": b""}
+
+    async def hear(chunk: LogChunk, offset: int) -> None:
+        assert offset <= len(heard[chunk.source]), "nothing is skipped"
+        assert len((await rig.output())[chunk.source]) <= offset, "it is not stored yet"
+        heard[chunk.source] = heard[chunk.source][:offset] + chunk.data
+
+    pump = rig.pump(heard=hear, max_bytes=1_000_000)
+    task = asyncio.create_task(pump.run())
+    rig.write("stdout", b"one\n" + b"x" * 300_000 + b"\n")
+    rig.write("stderr", b"two\n")
+    await rig.until_stored(150_000)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    successor = rig.pump(heard=hear, max_bytes=1_000_000)
+    await successor.resume()
+    async with rig.following(successor):
+        rig.write("stderr", b"three\n")
+        rig.write("stdout", b"y" * 999_999 + b"\n")
+        rig.engine.exit(rig.container)
+        await successor.finish()
+    output = await rig.output()
+    assert heard["stdout"] == output["stdout"]
+    assert output["stderr"] == heard["stderr"] + b"[log cut at 976.6Ki: max_log_bytes]\n"
