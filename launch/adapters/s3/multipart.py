@@ -38,11 +38,19 @@ def part_bytes_for(size: int | None) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A part that is stored; `sha256` as S3 writes it, in base64."""
+    """A part that is stored; `sha256` as S3 writes it, in base64, empty where a service does not tell it."""
 
     size: int
     sha256: str
     etag: str
+
+    def holds(self, data: bytes, sha256: str) -> bool:
+        """Whether it is these bytes; where no checksum is told, the tag is their MD5, or something else."""
+        if self.size != len(data):
+            return False
+        if self.sha256:
+            return self.sha256 == sha256
+        return self.etag.strip('"') == hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
 class Multipart:
@@ -117,10 +125,8 @@ class Multipart:
             task.result()
 
     async def _send(self, number: int, data: bytes) -> None:
-        digest = await asyncio.to_thread(lambda: hashlib.sha256(data).digest())
-        sha256 = base64.b64encode(digest).decode()
-        known = self._known.get(number)
-        if known is not None and (known.size, known.sha256) == (len(data), sha256):
+        sha256, known = await asyncio.to_thread(self._looked_up, number, data)
+        if known is not None:
             self._parts[number] = known
             self.resumed += 1
             return
@@ -134,6 +140,14 @@ class Multipart:
             key = self._target["Key"]
             raise StoreUnavailable(f"store {key}: somebody else has ended its upload", hint="try again") from error
         self._parts[number] = _Part(len(data), sha256, answer["ETag"])
+
+    def _looked_up(self, number: int, data: bytes) -> tuple[str, _Part | None]:
+        """The part's checksum, and the part itself if it is stored already."""
+        sha256 = base64.b64encode(hashlib.sha256(data).digest()).decode()
+        known = self._known.get(number)
+        if known is None or not known.holds(data, sha256):
+            return sha256, None
+        return sha256, _Part(known.size, sha256, known.etag)
 
     async def _unfinished(self) -> str | None:
         """The newest one's id."""
