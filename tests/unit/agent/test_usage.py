@@ -1,4 +1,4 @@
-"""What running containers use: each looked at soon after its start and then steadily, one after the other."""
+"""What running containers use: each looked at soon after its start and then steadily, a bounded number at once."""
 
 from __future__ import annotations
 
