@@ -157,6 +157,7 @@ class ArtifactPass:
     async def _store_archive(self, archive: TarStream, prefix: str) -> None:
         """Store an archive's files under `prefix`, which stands for the name that all its paths begin with."""
         links: list[tuple[str, str]] = []
+        over: str | None = None
         room = asyncio.Semaphore(AT_A_TIME)
         try:
             async with asyncio.TaskGroup() as puts:
@@ -167,6 +168,8 @@ class ArtifactPass:
                     elif entry.kind is Kind.OTHER or (entry.kind is Kind.FILE and path is None):
                         self._found.leave_out(path or clean_path(entry.path) or entry.path)
                     elif entry.kind is Kind.FILE and path is not None:
+                        if (over := self._over_limit(entry, path)) is not None:
+                            break  # what was found so far is still stored
                         await self._store_entry(archive, entry, path, puts, room)
         except ExceptionGroup as group:
             raise group.exceptions[0] from None
@@ -176,6 +179,8 @@ class ArtifactPass:
                 self._found.leave_out(path)
             else:
                 self._found.files[path] = original.model_copy(update={"path": path})
+        if over is not None:
+            raise OverLimit(over)
 
     async def _store_entry(
         self, archive: TarStream, entry: Entry, path: str, puts: asyncio.TaskGroup, room: asyncio.Semaphore
@@ -183,7 +188,6 @@ class ArtifactPass:
         known = self._found.files.get(path)
         if known is not None and known.size == entry.size:
             return  # by an earlier try
-        self._check_limits(entry, path)
         if entry.size > SMALL_BYTES:
             async with aclosing(archive.content()) as content:
                 await self._put(entry, path, content)
@@ -207,18 +211,20 @@ class ArtifactPass:
             path=path, size=stored.size, sha256=stored.sha256, mode=entry.mode & 0o777, name=name
         )
 
-    def _check_limits(self, entry: Entry, path: str) -> None:
-        taken = self._found.taken
-        if path not in taken:
-            if len(taken) >= self._max_files:
-                raise OverLimit(f"more than {self._max_files} files were left: the rest was not stored")
-            if self._found.taken_bytes + entry.size > self._max_bytes:
-                raise OverLimit(f"more than {show_memory(self._max_bytes)} were left: the rest was not stored")
-            taken.add(path)
-            self._found.taken_bytes += entry.size
-        owner = self._owner
+    def _over_limit(self, entry: Entry, path: str) -> str | None:
+        """Why this file can't be stored; otherwise it counts from now on."""
+        owner, taken = self._owner, self._found.taken
+        if path in taken:
+            return None
+        if len(taken) >= self._max_files:
+            return f"more than {self._max_files} files were left: the rest was not stored"
+        if self._found.taken_bytes + entry.size > self._max_bytes:
+            return f"more than {show_memory(self._max_bytes)} were left: the rest was not stored"
         if len(artifact_name(owner.job, owner.submitted_at, owner.attempt, path).encode()) > NAME_LIMIT:
-            raise OverLimit(f"the path of a file is too long to be stored: {path[:100]}...")
+            return f"the path of a file is too long for the store, the rest was not stored: {path[:100]}..."
+        taken.add(path)
+        self._found.taken_bytes += entry.size
+        return None
 
     # -- the list -----------------------------------------------------------------------------------------------------
 

@@ -31,6 +31,8 @@ from launch.subjects import CHECKPOINT_DIR, checkpoint_name
 LOOKED_BACK = 100
 """How many attempts before this one are asked for a checkpoint: the newest that has one deleted those before it."""
 
+LEAST_EVERY_S = 1.0
+
 _log = structlog.get_logger(__name__)
 
 
@@ -73,7 +75,7 @@ class Checkpoints:
     async def run(self, every_s: float) -> None:
         """Look every `every_s`, and store what has changed, until cancelled."""
         while True:
-            await asyncio.sleep(every_s)
+            await asyncio.sleep(max(LEAST_EVERY_S, every_s))
             try:
                 await self.save()
             except (StoreError, EngineError, EngineUnavailable, TornArchive) as error:
