@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from agent.adapters.local_secrets import EnvSecrets
 from agent.core.secret_source import parse_source
 from agent.ports import SecretUnavailable
@@ -73,3 +75,21 @@ async def test_a_container_that_runs_is_masked_with_what_it_was_given() -> None:
         record = await world.ended(job)
     assert record.state is State.SUCCEEDED
     assert world.output(job) == b"before: *************\nafter: *************\n"
+
+
+@simulated
+async def test_a_task_that_is_shown_does_not_show_the_environment() -> None:
+    world = make_world()
+    seen = []
+    async with world.agent(secrets=holding("the value")) as worker:
+        runner = worker.agent._runner
+        prepare = runner._prepare
+
+        async def noted(*given: Any) -> Any:
+            seen.append(await prepare(*given))
+            return seen[0]
+
+        runner._prepare = noted  # type: ignore[method-assign, assignment]
+        await world.ended(world.submit(env=ENV))
+    assert seen[0].env["KEY"] == "the value"
+    assert "the value" not in repr(seen[0])
