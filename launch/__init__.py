@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from launch import run as run
     from launch.client import Client as Client
     from launch.client import connect as connect
+    from launch.code import Shipped as Shipped
     from launch.core.capacity import Amount as Amount
     from launch.core.explain import Why as Why
     from launch.core.states import Reason as Reason
@@ -32,7 +33,12 @@ if TYPE_CHECKING:
     from launch.errors import Problem as Problem
     from launch.errors import QueueFull as QueueFull
     from launch.errors import SpecError as SpecError
+    from launch.errors import StoreError as StoreError
+    from launch.errors import StoreUnavailable as StoreUnavailable
+    from launch.fields import SecretRef as SecretRef
     from launch.handle import Job as Job
+    from launch.job import CodeRef as CodeRef
+    from launch.job import Input as Input
     from launch.job import JobSpec as JobSpec
     from launch.job import Resources as Resources
     from launch.lines import LogLine as LogLine
@@ -52,6 +58,12 @@ _HOMES = {
     "Job": "launch.handle",
     "LogLine": "launch.lines",
     "connect": "launch.client",
+    "Shipped": "launch.code",
+    "StoreError": "launch.errors",
+    "StoreUnavailable": "launch.errors",
+    "SecretRef": "launch.fields",
+    "CodeRef": "launch.job",
+    "Input": "launch.job",
     "Amount": "launch.core.capacity",
     "Why": "launch.core.explain",
     "Reason": "launch.core.states",

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +14,8 @@ from launch.fields import Spec
 async def the_example() -> launch.JobRecord:
     """The README's; checked, not run."""
     async with launch.connect() as client:
-        job = await client.submit("digits", launch.JobSpec(image="nats-launch/digits:demo", command=["python3", "-V"]))
+        spec = launch.JobSpec(image="python:3.12", command=["python", "train.py"])
+        job = await client.submit("sine", spec, code=Path("examples/sine"))
         async for line in job.logs():
             print(line.text)  # noqa: T201
         return await job.wait()
@@ -24,6 +26,8 @@ async def what_methods_raise_and_return(client: launch.Client) -> launch.QueueSt
     try:
         handle = await client.submit("q", launch.JobSpec(image="busybox"))
     except (launch.NotFound, launch.QueueFull, launch.BrokerUnavailable):
+        raise
+    except (launch.StoreError, launch.StoreUnavailable):
         raise
     except launch.SpecError as error:
         problem: launch.Problem = error.problems[0]
@@ -53,6 +57,21 @@ def test_a_job_is_made_of_what_people_write() -> None:
     assert launch.JobSpec(image="busybox", command=["nice", 5, 0.1]).command == ("nice", "5", "0.1")
 
 
+def test_what_goes_into_a_job_is_made_of_what_people_write() -> None:
+    code = launch.CodeRef(sha256="0" * 64, size=1)
+    spec = launch.JobSpec(
+        image="busybox",
+        env={"A": launch.SecretRef(secret="a"), "B": {"secret": "b"}, "C": "c"},
+        code=launch.Shipped(ref=code, sent=True, warnings=()).ref,
+        inputs=[launch.Input(job="q/1"), launch.Input(s3="s3://bucket/prefix/", path="/data")],
+        artifacts=["/out/"],
+        checkpoint_every="5m",
+    )
+    assert [spec.env["A"], spec.env["B"]] == [launch.SecretRef(secret="a"), launch.SecretRef(secret="b")]
+    assert (spec.inputs[1].s3, spec.artifacts, spec.checkpoint_every) == ("s3://bucket/prefix", ("/out",), 300.0)
+    assert launch.JobSpec.model_validate_json(spec.model_dump_json(exclude_unset=True)) == spec
+
+
 def test_a_queue_is_made_of_what_people_write() -> None:
     spec = launch.QueueSpec(
         queue_name="q",
@@ -78,7 +97,13 @@ def test_the_constructor_that_type_checkers_see_takes_every_field(model: type[Sp
     }
 
 
-@pytest.mark.parametrize("name", ["NotFound", "QueueFull", "BrokerUnavailable", "QueueStatus", "Why", "Problem"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "NotFound", "QueueFull", "BrokerUnavailable", "QueueStatus", "Why", "Problem", "Shipped", "StoreError",
+        "StoreUnavailable",
+    ],
+)  # fmt: skip
 def test_what_methods_raise_and_return_is_exported(name: str) -> None:
     assert name in launch.__all__
     assert getattr(launch, name).__name__ == name
