@@ -1,0 +1,265 @@
+"""Files of jobs when things go wrong: stores that are away or refuse, agents that leave half-way, hostile lists."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from datetime import UTC, datetime
+
+import pytest
+
+from agent.core.outcome import StopCause
+from agent.ports import EngineError
+from launch.core.states import Reason, State
+from launch.files import ArtifactFile, Manifest, StoredArtifacts
+from launch.record import JobRecord
+from launch.subjects import JobId, artifact_name, checkpoint_name, manifest_name
+from tests.fakes.engine import Script
+from tests.unit.agent.worlds import HOLD, IMAGE, QUEUE, World, make_world, simulated
+
+LEAVES = Script(leaves={"/launch/artifacts/a": b"one", "/launch/artifacts/deep/b": b"2" * 400_000})
+
+
+def stored(world: World, record: JobRecord, attempt: int | None = None) -> dict[str, bytes]:
+    """What the store has of an attempt, by path, after its manifest."""
+    at = attempt or record.attempt
+    files = world.server.artifacts.files
+    manifest = Manifest.model_validate_json(files[manifest_name(record.id, record.submitted_at, at)])
+    assert all(file.name == artifact_name(record.id, record.submitted_at, at, file.path) for file in manifest.files)
+    return {file.path: files[file.name] for file in manifest.files}
+
+
+@simulated
+async def test_artifacts_are_stored_before_the_end_is_recorded() -> None:
+    world = make_world()
+    world.engine.scripts["x",] = LEAVES
+    async with world.agent():
+        record = await world.ended(world.submit(command=["x"]))
+        await world.journal.until("remove")
+    assert stored(world, record) == {"a": b"one", "deep/b": b"2" * 400_000}
+    assert record.artifacts is not None
+    assert (record.artifacts.files, record.artifacts.size, record.artifacts.error) == (2, 400_003, None)
+    assert world.journal.steps("get", "record", "remove")[-3:] == ["get", "record:succeeded", "remove"]
+
+
+@simulated
+async def test_a_job_that_leaves_nothing_costs_two_looks() -> None:
+    world = make_world()
+    async with world.agent():
+        record = await world.ended(world.submit())
+        await world.journal.until("remove")
+    assert record.artifacts is None
+    assert world.journal.steps("stat", "put", "get") == ["stat", "stat"]
+    assert world.server.artifacts.files == {}
+
+
+@simulated
+async def test_a_store_that_is_away_for_long_is_waited_for() -> None:
+    """The broker is gone just when the first file is to be stored, for longer than any patience."""
+    world = make_world()
+    world.engine.scripts["x",] = LEAVES
+    async with world.agent():
+        job = world.submit(command=["x"])
+        await world.journal.until("get")
+        world.server.stop()
+        await asyncio.sleep(3600)
+        world.server.start()
+        record = await world.ended(job)
+        await world.journal.until("remove")
+    assert (record.state, record.attempt) == (State.SUCCEEDED, 1)
+    assert stored(world, record) == {"a": b"one", "deep/b": b"2" * 400_000}
+
+
+@simulated
+async def test_a_full_store_leaves_the_end_as_it_is_and_says_so() -> None:
+    world = make_world()
+    world.engine.scripts["x",] = LEAVES
+    world.server.artifacts.max_bytes = 1000
+    async with world.agent():
+        record = await world.ended(world.submit(command=["x"]))
+    assert record.state is State.SUCCEEDED
+    assert record.artifacts is not None
+    assert record.artifacts.error is not None
+    assert "full" in record.artifacts.error
+    assert record.message == f"exited with code 0; artifacts: {record.artifacts.error}"
+
+
+@pytest.mark.parametrize("gate", ["get", "stat"])
+@simulated
+async def test_what_an_agent_that_left_half_way_began_the_next_one_ends(gate: str) -> None:
+    world = make_world()
+    world.engine.scripts[HOLD] = Script(hold=True)
+    async with world.agent() as first:
+        job = world.submit(command=HOLD)
+        await world.until(job, State.RUNNING)
+        container = world.container(job).id
+        world.engine.leave(container, "/launch/artifacts/a", b"one")
+        world.engine.gates[gate] = asyncio.Event()
+        world.engine.exit(container, 0)
+        await world.journal.until(gate, 2 if gate == "stat" else 1)
+        await first.leave()
+        del world.engine.gates[gate]
+        async with world.agent():
+            record = await world.ended(job)
+            await world.journal.until("remove")
+    assert (record.state, record.attempt) == (State.SUCCEEDED, 1)
+    assert stored(world, record) == {"a": b"one"}
+    assert world.journal.count_of("start") == 1
+
+
+@simulated
+async def test_a_machine_that_is_taken_away_does_not_wait_for_its_store() -> None:
+    world = make_world()
+    world.engine.scripts[HOLD] = Script(hold=True)
+    async with world.agent() as worker:
+        job = world.submit(command=HOLD)
+        await world.until(job, State.RUNNING)
+        world.engine.leave(world.container(job).id, "/launch/artifacts/a", b"one")
+        world.engine.gates["get"] = asyncio.Event()
+        hold = worker.agent._holds.get(job)
+        assert hold is not None
+        hold.ask_to_stop(StopCause.PREEMPTED, within_s=100)
+        asked_s = asyncio.get_running_loop().time()
+        record = await world.until(job, lambda record: record.reason is Reason.PREEMPTED)
+        assert 95 < asyncio.get_running_loop().time() - asked_s < 105
+        del world.engine.gates["get"]
+    assert record.artifacts is not None
+    assert record.artifacts.error == "the machine was taken away before they were stored"
+
+
+@simulated
+async def test_an_attempts_artifacts_stay_when_the_next_one_leaves_nothing() -> None:
+    world = make_world()
+    world.engine.scripts["x",] = Script(exit_code=1, leaves={"/launch/artifacts/a": b"one"})
+    async with world.agent():
+        job = world.submit(command=["x"], retries=1)
+        await world.until(job, lambda record: record.state is State.QUEUED and record.attempt == 1)
+        world.engine.scripts["x",] = Script()
+        record = await world.ended(job)
+    assert record.artifacts is not None
+    assert record.artifacts.manifest == manifest_name(job, record.submitted_at, 1)
+
+
+# -- checkpoints ----------------------------------------------------------------------------------------------------
+
+
+@simulated
+async def test_a_checkpoint_is_saved_when_its_folder_has_changed_and_restored_elsewhere() -> None:
+    world = make_world()
+    async with world.agent() as worker:
+        job = world.submit(command=HOLD, checkpoint_every=60)
+        record = await world.until(job, State.RUNNING)
+        name = checkpoint_name(job, record.submitted_at, 1)
+        await asyncio.sleep(100)
+        assert name not in world.server.artifacts.files, "an empty folder is no checkpoint"
+        world.engine.leave(world.container(job).id, "/launch/checkpoint/epoch", b"1")
+        await asyncio.sleep(100)
+        assert name in world.server.artifacts.files
+        gets = world.journal.count_of("get")
+        await asyncio.sleep(1000)
+        assert world.journal.count_of("get") == gets, "what has not changed is not read again"
+        hold = worker.agent._holds.get(job)
+        assert hold is not None
+        world.engine.leave(world.container(job).id, "/launch/checkpoint/epoch2", b"2")
+        hold.ask_to_stop(StopCause.PREEMPTED, within_s=100)
+        await world.until(job, lambda record: record.state is State.RUNNING and record.attempt == 2)
+        files = world.container(job, 2).files
+        assert files.read("/launch/checkpoint/epoch") == b"1"
+        assert files.read("/launch/checkpoint/epoch2") == b"2"
+        world.engine.leave(world.container(job, 2).id, "/launch/checkpoint/epoch3", b"3")
+        await asyncio.sleep(100)
+        assert name not in world.server.artifacts.files, "the newer one has taken its place"
+        assert checkpoint_name(job, record.submitted_at, 2) in world.server.artifacts.files
+        world.engine.exit(world.container(job, 2).id, 0)
+        await world.ended(job)
+        await world.journal.until("remove", 2)
+    assert world.server.artifacts.files == {}
+
+
+@simulated
+async def test_a_checkpoint_that_was_torn_is_not_stored() -> None:
+    world = make_world()
+    async with world.agent():
+        job = world.submit(command=HOLD, checkpoint_every=60)
+        record = await world.until(job, State.RUNNING)
+        container = world.container(job)
+        world.engine.leave(container.id, "/launch/checkpoint/epoch", b"1" * 100_000)
+        whole = container.files.pack
+        container.files.pack = lambda path: whole(path)[:50_000]  # type: ignore[method-assign]
+        await asyncio.sleep(100)
+        assert world.server.artifacts.files == {}
+        container.files.pack = whole  # type: ignore[method-assign]
+        await asyncio.sleep(60)
+        assert list(world.server.artifacts.files) == [checkpoint_name(job, record.submitted_at, 1)]
+
+
+# -- what goes in -----------------------------------------------------------------------------------------------------
+
+
+def ended_job(world: World, manifest: bytes, **files: bytes) -> JobId:
+    """A job that has ended, whose list of artifacts somebody wrote."""
+    job = JobId(QUEUE, 4711)
+    now = datetime(2026, 3, 1, tzinfo=UTC)
+    record = JobRecord(
+        queue=job.queue, seq=job.seq, job_type="train", state=State.SUCCEEDED, submitted_at=now, updated_at=now,
+        artifacts=StoredArtifacts(where="nats", manifest="list"),
+    )  # fmt: skip
+    world.server.records.put(job.key, record.model_dump_json().encode())
+    world.server.artifacts.files |= {"list": manifest, **files}
+    return job
+
+
+def listing(path: str, size: int = 3) -> bytes:
+    file = ArtifactFile(path=path, size=size, sha256="", name="f")
+    return Manifest(job="q/1", attempt=1, stored_at=datetime.now(UTC), files=(file,)).model_dump_json().encode()
+
+
+HOSTILE = {
+    "out": (listing("../../etc/passwd"), "leads out of its folder"),
+    "absolute": (listing("/etc/passwd"), "leads out of its folder"),
+    "negative": (listing("a", -1), "negative size"),
+    "longer": (listing("a", 2), "has more bytes"),
+    "shorter": (listing("a", 10), "has 3 bytes"),
+    "no list": (b"{", "can't be read"),
+    "no text": (json.dumps({"job": "q/1", "attempt": 1, "stored_at": 3, "files": [{"path": 3}]}).encode(), "be read"),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+@simulated
+async def test_a_hostile_list_of_inputs_is_refused(kind: str) -> None:
+    world = make_world()
+    manifest, words = HOSTILE[kind]
+    source = ended_job(world, manifest, f=b"abc")
+    async with world.agent():
+        record = await world.ended(world.submit(inputs=[{"job": str(source)}], retries=3))
+        await world.journal.until("remove")
+    assert (record.reason, record.attempt) == (Reason.INVALID_SPEC, 1)
+    assert record.message is not None
+    assert words in record.message
+    assert world.engine.containers == {}
+    assert world.journal.count_of("start") == 0
+
+
+@simulated
+async def test_damaged_code_does_not_start() -> None:
+    world = make_world()
+    name = "a" * 64
+    world.server.code.files[name] = b"not what it was"
+    world.server.code.damage(name)
+    async with world.agent():
+        record = await world.ended(world.submit(code={"sha256": name, "size": 3}))
+    assert record.reason in (Reason.INVALID_SPEC, Reason.ENGINE_ERROR)
+    assert world.journal.count_of("start") == 0
+
+
+@simulated
+async def test_an_engine_that_is_out_of_room_is_no_fault_of_the_job() -> None:
+    world = make_world()
+    world.engine.fail("put", EngineError("put", 500, "write /x: no space left on device"))
+    async with world.agent():
+        job = world.submit(image=IMAGE, user="1000")
+        record = await world.until(job, lambda record: record.reason is Reason.ENGINE_ERROR)
+        assert record.message is not None
+        assert "disk is full" in record.message
+        assert (await world.ended(job)).state is State.SUCCEEDED
