@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from importlib.metadata import version
 
@@ -25,6 +26,7 @@ from agent.core.outcome import StopCause
 from agent.holds import Hold, Holds
 from agent.intake import Intake
 from agent.lease import keep_leases
+from agent.metrics import Reporting
 from agent.ports import Engine, EngineInfo
 from agent.presence import Identity, Presence
 from agent.recovery import recover
@@ -33,8 +35,9 @@ from agent.secrets import Secrets, open_secrets
 from agent.services import Services
 from agent.settings import AgentSettings, OnLostContact
 from agent.stops import guard_contact, heed_drains, heed_spot_notices
+from agent.usage import UsageSampler
 from launch.adapters.clock import SystemClock
-from launch.adapters.gpu import gpu_uuids
+from launch.adapters.gpu import GpuUsage, gpu_usage, gpu_uuids
 from launch.core.capacity import Amount
 from launch.core.quantity import show_cpu, show_memory
 from launch.errors import BrokerError
@@ -59,7 +62,18 @@ async def run(broker: Broker, settings: AgentSettings, *, stop: asyncio.Event, a
         identity = await asyncio.to_thread(take_agent_id, settings.data_dir, settings.agent_id)
         try:
             gpus = settings.gpus if settings.gpus is not None else await asyncio.to_thread(gpu_uuids)
-            agent = Agent(broker, engine, SystemClock(), settings, spec, info, identity.id, gpus, secrets=secrets)
+            agent = Agent(
+                broker,
+                engine,
+                SystemClock(),
+                settings,
+                spec,
+                info,
+                identity.id,
+                gpus,
+                secrets=secrets,
+                gpu_usage=gpu_usage,
+            )
             await agent.run(stop, abort)
         finally:
             identity.close()
@@ -93,6 +107,7 @@ class Agent:
         gpus: tuple[str, ...],
         *,
         secrets: Secrets | None = None,
+        gpu_usage: Callable[[Sequence[str]], Mapping[str, GpuUsage]] | None = None,
     ) -> None:
         self._broker = broker
         self._clock = clock
@@ -104,6 +119,7 @@ class Agent:
         self._holds = Holds(Ledger(capacity, gpus))
         self._claims = Claims(broker, clock, self._holds, agent_id=agent_id, lease_s=settings.presence_ttl_s)
         self._stores = Stores(broker)
+        self._usage = UsageSampler(engine, broker.metrics, clock, every_s=settings.usage_every_s, gpus=gpu_usage)
         services = Services(
             engine=engine,
             broker=broker,
@@ -115,6 +131,7 @@ class Agent:
             policy=ContainerPolicy(),
             stores=self._stores,
             secrets=secrets or Secrets(),
+            reporting=Reporting(broker.metrics, engine, clock, self._usage),
             queue=lambda: self._queue,
         )
         self._runner = Runner(services)
@@ -149,6 +166,7 @@ class Agent:
             loops = [
                 tasks.create_task(keep_leases(self._broker, self._holds), name="leases"),
                 tasks.create_task(self._presence.run(), name="presence"),
+                tasks.create_task(self._usage.run(), name="usage"),
                 tasks.create_task(
                     heed_cancels(self._broker.cancels, self._claims, self._holds, self._queue.queue_name),
                     name="cancels",

@@ -8,7 +8,8 @@ becomes of a job, and never stops its output: what can't be stored is told in th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+import contextlib
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractContextManager, aclosing, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -64,8 +65,8 @@ class Reporting:
 class JobMetrics:
     """The points that one attempt reports.
 
-    Give `heard` to its `LogPump`, run `watch` while the container runs; once that has exited and the pump has
-    finished, cancel `watch` and await `finish`.
+    Give `heard` to its `LogPump`, and run `watch` from when the container has been started. Once it has exited, call
+    `exited`, which lets `watch` come to its end; when that and the pump have, await `finish`.
     """
 
     def __init__(
@@ -79,14 +80,13 @@ class JobMetrics:
         *,
         started_at: datetime,
         usage: AbstractContextManager[None] | None = None,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self._of_output = _Sender(metrics, job, sleep)
-        self._of_file = _Sender(metrics, job, sleep)
+        self._of_output = _Sender(metrics, job)
+        self._of_file = _Sender(metrics, job)
         self._clock = clock
         self._job = job
         self._attempt = attempt
-        self._sleep = sleep
+        self._exited = asyncio.Event()
         self._budget = Budget()
         self._sources = {
             str(source): LineScanner(attempt, source, self._budget)
@@ -108,16 +108,24 @@ class JobMetrics:
             await self._of_output.send(points)
         self._warn()
 
+    def exited(self) -> None:
+        """The container does not run any more."""
+        self._exited.set()
+
     async def watch(self) -> None:
-        """Have its usage looked at, and take in what the job appends to its file; until cancelled."""
+        """Have its usage looked at, and take in what the job appends to its file; ends soon after `exited`."""
         with self._usage:
             await self._watch_file()
-            await asyncio.Event().wait()
+        await self._read_rest()
 
     async def _watch_file(self) -> None:
+        """Look whether the file has changed, at intervals that grow while it has not, and with its size."""
         delay_s = FIRST_LOOK_S
-        while not self._of_file.given_up:
-            await self._sleep(delay_s)
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(delay_s):
+                    await self._exited.wait()
+                    return
             try:
                 size = await self._file.changed()
                 if size is None:
@@ -128,20 +136,22 @@ class JobMetrics:
             except (EngineError, EngineUnavailable):
                 delay_s = min(delay_s * 2, LAST_LOOK_S)
 
-    async def finish(self) -> None:
-        """Call once the container has exited and its output is stored: read the rest of the file, send what is left."""
+    async def _read_rest(self) -> None:
         delay_s = FIRST_DELAY_S
         for _ in range(LAST_READS):
             try:
                 if await self._file.changed() is not None:
                     await self._read_file()
-                break
+                return
             except EngineUnavailable:
-                await self._sleep(delay_s)
+                await asyncio.sleep(delay_s)
                 delay_s *= 4
             except EngineError as error:
                 _log.warning("the metrics file could not be read", job=str(self._job), error=error.reply)
-                break
+                return
+
+    async def finish(self) -> None:
+        """Call once `watch` has ended and all output has been heard: store what is left."""
         for scanner in self._sources.values():
             await self._of_output.send(scanner.finish())
         await self._of_file.send(self._file.scanner.finish())
@@ -217,11 +227,10 @@ class _Sender:
     What a cancelled call could not store, the next one does.
     """
 
-    def __init__(self, metrics: Metrics, job: JobId, sleep: Callable[[float], Awaitable[None]]) -> None:
+    def __init__(self, metrics: Metrics, job: JobId) -> None:
         self.given_up = False
         self._metrics = metrics
         self._job = job
-        self._sleep = sleep
         self._outgoing: list[Point] = []
 
     async def send(self, points: Sequence[Point]) -> None:
@@ -241,7 +250,7 @@ class _Sender:
                     self._outgoing = []
                     _log.warning("the broker does not store points", job=str(self._job), error=str(error))
                     return
-            await self._sleep(delay_s)
+            await asyncio.sleep(delay_s)
             delay_s = min(delay_s * 2, MAX_DELAY_S)
 
 

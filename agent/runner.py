@@ -28,6 +28,7 @@ from agent.core.outcome import (
 from agent.core.secret_source import references
 from agent.holds import Hold
 from agent.logs import LogPump
+from agent.metrics import JobMetrics
 from agent.ports import EngineError, EngineUnavailable, ImageInfo, SecretRefused, SecretUnavailable
 from agent.secrets import mask_of
 from agent.services import Services
@@ -122,18 +123,22 @@ class Runner:
             if hold.fenced:
                 raise Fenced(str(hold.job))
             return outcome or outcome_of_stop(hold.stop.result(), None, hold.spec)
-        pump = await self._pump(hold, started)
+        reported = self._reported(hold, started)
+        pump = await self._pump(hold, started, reported)
         async with asyncio.TaskGroup() as tasks:
             resumed = asyncio.Event()
             tasks.create_task(_follow(hold, pump, resumed), name=f"logs of {hold.job}")
             announcing = tasks.create_task(self._announce(hold, started), name=f"start of {hold.job}")
+            tasks.create_task(reported.watch(), name=f"metrics of {hold.job}")
             watching = tasks.create_task(started.workspace.watch(), name=f"checkpoints of {hold.job}")
             ended = await self._supervise(hold, started)
             watching.cancel()
+            reported.exited()
             self._holds.unreserve(hold.job)
             await announcing
             await resumed.wait()
             output = await pump.finish()
+        await reported.finish()
         if output.error is not None:
             _log.warning("output is incomplete", job=str(hold.job), error=output.error)
         if hold.fenced:
@@ -147,7 +152,17 @@ class Runner:
             raise Fenced(str(hold.job))
         return outcome
 
-    async def _pump(self, hold: Hold, started: _Started) -> LogPump:
+    def _reported(self, hold: Hold, started: _Started) -> JobMetrics:
+        """What carries the attempt's points over."""
+        return self._services.reporting.job(
+            hold.job,
+            hold.record.attempt,
+            started.container,
+            started_at=started.at,
+            gpus=hold.holding.gpus,
+        )
+
+    async def _pump(self, hold: Hold, started: _Started, reported: JobMetrics) -> LogPump:
         """What carries the attempt's output over."""
         services = self._services
         return LogPump(
@@ -158,6 +173,7 @@ class Runner:
             started.container,
             max_bytes=hold.spec.max_log_bytes or services.settings.max_log_bytes,
             mask=await mask_of(hold.spec, started.env, str(hold.job)) if references(hold.spec) else None,
+            heard=reported.heard,
         )
 
     async def _begin(self, hold: Hold, name: str) -> tuple[_Started | None, Outcome | None]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from agent.claims import Claims
 from agent.core.container import ContainerPolicy
 from agent.holds import Holds
+from agent.metrics import Reporting
 from agent.ports import Engine
 from agent.secrets import Secrets
 from agent.settings import AgentSettings
@@ -30,5 +31,6 @@ class Services:
     policy: ContainerPolicy
     stores: Stores
     secrets: Secrets
+    reporting: Reporting
     queue: Callable[[], QueueSpec]
     """The queue's spec as it is now."""
