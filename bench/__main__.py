@@ -9,12 +9,13 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from bench import files, idle, start
+from bench import files, idle, logs, start
 
 FOLDER = Path("build/bench")
 QUESTIONS: dict[str, Callable[[], Awaitable[dict[str, Any]]]] = {
     "start": lambda: start.measure(50),
     "idle": lambda: idle.measure(30.0),
+    "logs": lambda: logs.measure(5, 50, 200, 10),
     "files": lambda: files.measure(5, 256),
 }
 
