@@ -12,8 +12,8 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from launch.code import DEFAULT_LIMIT_BYTES, Progress, Shipped, ship
 from launch.core.states import State
 from launch.errors import LaunchError, NotFound, Problem, SpecError
 from launch.handle import Job, unclaimed_record
@@ -24,6 +24,9 @@ from launch.queue import QueueSpec
 from launch.record import JobRecord
 from launch.settings import Endpoint
 from launch.subjects import MAX_SPEC_BYTES, JobId, Priority
+
+if TYPE_CHECKING:
+    from launch.code import Progress, Shipped
 
 DEFAULT_JOB_TYPE = "default"
 """The type of a job that names none, in a queue that takes any."""
@@ -119,14 +122,15 @@ class Client:
         published = await self.broker.jobs.publish(queue, job_type, body, priority=priority, msg_id=msg_id)
         return Job(self.broker, self.clock, published.job, duplicate=published.duplicate)
 
-    async def ship(
-        self, folder: Path, *, limit_bytes: int = DEFAULT_LIMIT_BYTES, progress: Progress | None = None
-    ) -> Shipped:
+    async def ship(self, folder: Path, *, limit_bytes: int | None = None, progress: Progress | None = None) -> Shipped:
         """Put a folder where jobs find it, unless it is there; the result's `ref` goes into a `JobSpec` as its `code`.
 
-        Its `.gitignore` and `.dockerignore` are honoured. `progress` hears of bytes sent and of all bytes. Raises
-        `LaunchError` (can't be packed, too large), `StoreError`.
+        Its `.gitignore` and `.dockerignore` are honoured. Packed it may take `limit_bytes` (256 MiB). `progress` hears
+        of bytes sent and of all bytes. Raises `LaunchError` (can't be packed, too large), `StoreError`.
         """
+        from launch.code import DEFAULT_LIMIT_BYTES, ship
+
+        limit_bytes = DEFAULT_LIMIT_BYTES if limit_bytes is None else limit_bytes
         return await ship(self.broker.code, folder, limit_bytes=limit_bytes, progress=progress)
 
     def job(self, job: str | JobId) -> Job:

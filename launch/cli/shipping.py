@@ -16,10 +16,8 @@ if TYPE_CHECKING:
 
 async def shipped(client: Client, folder: Path, limit_bytes: int | None) -> CodeRef:
     """The folder as it lies in the store; its warnings, and what was sent, are noted."""
-    from launch.code import DEFAULT_LIMIT_BYTES
     from launch.core.quantity import show_memory
 
-    limit_bytes = DEFAULT_LIMIT_BYTES if limit_bytes is None else limit_bytes
     if sys.stderr.isatty():
         done = await _with_bar(client, folder, limit_bytes)
     else:
@@ -31,7 +29,7 @@ async def shipped(client: Client, folder: Path, limit_bytes: int | None) -> Code
     return done.ref
 
 
-async def _with_bar(client: Client, folder: Path, limit_bytes: int) -> Shipped:
+async def _with_bar(client: Client, folder: Path, limit_bytes: int | None) -> Shipped:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
