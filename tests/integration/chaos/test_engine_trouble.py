@@ -15,7 +15,7 @@ from launch.core.states import Reason, State
 from launch.subjects import container_name
 from tests.integration.agent_lab import HOLD
 from tests.integration.chaos.lab import LEASE_S, Chaos, counting, exact
-from tests.integration.chaos.own_engine import OwnEngine, own_engine
+from tests.integration.chaos.own_engine import OwnEngine
 from tests.support import engine
 from tests.support.proxy import Proxy
 
@@ -80,17 +80,6 @@ async def test_an_engine_that_answers_slowly_and_then_not_at_all_for_a_while(lab
             assert (record.state, record.attempt) == (State.SUCCEEDED, 1)
             assert exact(await lab.output(job))
             await lab.nothing_left()
-
-
-@pytest.fixture
-async def other_engine(busybox_image: str) -> AsyncIterator[OwnEngine]:
-    """An engine that a test may restart, with the image."""
-    # Not `tmp_path`: a socket's name may have 107 characters.
-    with tempfile.TemporaryDirectory(prefix="e") as folder:
-        async with own_engine(Path(folder)) as mine:
-            await mine.start()
-            await mine.load(busybox_image)
-            yield mine
 
 
 async def test_an_engine_restart_takes_the_containers_along_and_the_jobs_run_again(
