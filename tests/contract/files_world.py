@@ -100,14 +100,14 @@ class NatsFilesWorld:
     can_be_full = True
 
     def __init__(self, url: str) -> None:
-        self._url = url
+        self.url = url
         self.bucket = f"test-{secrets.token_hex(4)}"
 
     async def open(self) -> None:
-        self._proxy = await Proxy(int(self._url.rpartition(":")[2])).start()
+        self._proxy = await Proxy(int(self.url.rpartition(":")[2])).start()
         self.connection = Connection(self._proxy.url)
         await self.connection.open(name="test", credentials=None, timeout_s=5)
-        self._outside = await nats.connect(self._url)
+        self._outside = await nats.connect(self.url)
         config = object_store_config(self.bucket, 1, max_bytes=2**30)
         await self.connection.api(f"STREAM.CREATE.{config['name']}", config)
         self.store: Files = NatsFiles(self.connection, self.bucket)

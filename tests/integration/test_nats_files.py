@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
+from datetime import timedelta
 from pathlib import Path
 
 import nats
@@ -13,11 +15,13 @@ import pytest
 from nats.js.client import JetStreamContext
 from nats.js.errors import ObjectNotFoundError
 
-from launch.adapters.nats import NatsBroker, connect
+from launch.adapters.nats import NatsBroker, connect, objects
+from launch.adapters.nats.connection import Connection
+from launch.adapters.nats.objects import NatsFiles
 from launch.adapters.nats.streams import ARTIFACTS_MAX_BYTES
 from launch.errors import StoreError
 from launch.subjects import ARTIFACTS_STORE, CODE_STORE, object_stream
-from tests.contract.files_world import pieces
+from tests.contract.files_world import NatsFilesWorld, pieces
 from tests.support.nats_server import NatsServer
 
 pytestmark = pytest.mark.nats
@@ -89,3 +93,82 @@ async def test_a_store_that_somebody_deleted_is_named(fresh_nats: Callable[..., 
             await trying
     await client.close()
     await broker.close()
+
+
+@pytest.fixture
+async def world(nats_url: str) -> AsyncIterator[NatsFilesWorld]:
+    made = NatsFilesWorld(nats_url)
+    await made.open()
+    yield made
+    await made.close()
+
+
+async def test_a_put_outlives_cut_connections(world: NatsFilesWorld) -> None:
+    data = secrets.token_bytes(20_000_000)
+
+    async def interrupted() -> AsyncIterator[bytes]:
+        for start in range(0, len(data), 100_000):
+            yield data[start : start + 100_000]
+            if start in (3_000_000, 12_000_000):
+                await world.cut()
+            if start in (3_200_000, 12_000_000):
+                await world.mend()
+
+    stored = await world.store.put("f", interrupted())
+    assert stored.size == len(data)
+    async with aclosing(world.store.read("f")) as chunks:
+        assert b"".join([chunk async for chunk in chunks]) == data
+    # None was stored twice.
+    assert await world.held_bytes() < len(data) + 100_000
+
+
+async def test_a_read_outlives_cut_connections(world: NatsFilesWorld) -> None:
+    data = secrets.token_bytes(20_000_000)
+    await world.store.put("f", pieces(data))
+    got = bytearray()
+    cuts = [3_000_000, 12_000_000]
+    async with aclosing(world.store.read("f")) as chunks:
+        async for chunk in chunks:
+            got += chunk
+            if cuts and len(got) > cuts[0]:
+                cuts.pop(0)
+                await world.cut()
+                await world.mend()
+    assert bytes(got) == data
+
+
+async def killed_put(world: NatsFilesWorld, name: str) -> None:
+    """What a put leaves whose process was killed: chunks, and no word of them."""
+    begun = asyncio.Event()
+
+    async def endless() -> AsyncIterator[bytes]:
+        yield bytes(3_000_000)
+        begun.set()
+        await asyncio.Event().wait()
+
+    connection = Connection(world.url)
+    await connection.open(name="killed", credentials=None, timeout_s=5)
+    putting = asyncio.create_task(NatsFiles(connection, world.bucket).put(name, endless()))
+    await begun.wait()
+    while await world.held_bytes() < 2_500_000:  # noqa: ASYNC110  (a store tells nobody)
+        await asyncio.sleep(0.01)
+    await connection.client.close()
+    putting.cancel()
+    await asyncio.gather(putting, return_exceptions=True)
+    await connection.close()
+
+
+async def test_the_next_put_sweeps_what_a_killed_one_left(
+    world: NatsFilesWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.store.put("f", pieces(b"old"))
+    await killed_put(world, "f")
+    await world.store.put("other", pieces(b"data"))
+    await world.store.put("f", pieces(b"new"))
+    # It may be the chunks of a put that goes on elsewhere.
+    assert await world.held_bytes() > 2_500_000
+    monkeypatch.setattr(objects, "LEFT_OVER_AFTER", timedelta(0))
+    await world.store.put("f", pieces(b"newer"))
+    assert await world.held_bytes() < 10_000
+    async with aclosing(world.store.read("other")) as chunks:
+        assert [chunk async for chunk in chunks] == [b"data"]

@@ -27,6 +27,11 @@ class ApiError(BrokerError):
         self.err_code = err_code
         self.description = description
 
+    @property
+    def passing(self) -> bool:
+        """Whether it may go by itself: the server has no leader at this moment, or is starting."""
+        return self.code == 503 and self.err_code not in STREAM_FULL
+
 
 class NobodyAnswered(BrokerUnavailable):
     """Nobody listens on that subject: JetStream is off, has no leader yet, or the stream does not exist."""

@@ -87,7 +87,7 @@ class NatsFiles:
         with self._translated(f"store {name}"):
             before = await self._meta(name)
             await self._sweep(owner, before)
-            upload = Upload(self._connection, self._chunks(nuid), nuid)
+            upload = Upload(self._connection, self._stream, self._chunks(nuid))
             try:
                 meta = await self._upload(name, nuid, data, upload)
                 await self._publish_meta(meta, upload.chunks)
@@ -275,7 +275,8 @@ class NatsFiles:
                 ) from error
             if error.err_code in (STREAM_NOT_FOUND, MESSAGE_NOT_FOUND):
                 raise StoreError(f"{what}: there is no object store '{self._store}' in NATS") from error
-            raise StoreError(f"{what}: {error.message}") from error
+            kind = StoreUnavailable if error.passing else StoreError
+            raise kind(f"{what}: {error.message}") from error
         except BrokerError as error:
             raise StoreError(f"{what}: {error.message}", hint=error.hint) from error
 

@@ -1,8 +1,8 @@
 """The chunks of one object on their way into the broker: many in flight, stored in order, each exactly once.
 
 The invariant: what is in flight is bounded in bytes, more tightly where answers are slow, and `settle` returns only if
-every chunk is stored behind the one before it. A lost answer or connection leads to sending again; the message ids keep
-the server from storing twice.
+exactly these chunks are stored, each behind the one before it. After a lost answer or connection, what is stored behind
+the last chunk that was answered for is taken away, and everything from there is sent again.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ import json
 from nats.aio.msg import Msg
 
 from launch.adapters.nats.connection import Connection, status_of
-from launch.adapters.nats.failures import ApiError
+from launch.adapters.nats.failures import MESSAGE_NOT_FOUND, ApiError
 from launch.errors import BrokerUnavailable
-from launch.subjects import HEADER_MSG_ID
 
 FIRST_WINDOW_BYTES = 1024**2
 IN_FLIGHT_BYTES = 8 * 1024**2
@@ -30,18 +29,20 @@ PATIENCE_S = 20.0
 
 
 class Upload:
-    """One object's chunks; `chunk_id` makes their message ids and must never be used again."""
+    """One object's chunks, on a subject that must never be used again."""
 
-    def __init__(self, connection: Connection, subject: str, chunk_id: str) -> None:
+    def __init__(self, connection: Connection, stream: str, subject: str) -> None:
         self._connection = connection
+        self._stream = stream
         self._subject = subject
-        self._chunk_id = chunk_id
         self._inbox = connection.client.new_inbox()
         self._stack = contextlib.AsyncExitStack()
         self._flight: dict[int, tuple[bytes, float]] = {}
-        self._window = FIRST_WINDOW_BYTES
         self._flying = 0
-        self._seqs: list[int] = []
+        self._window = FIRST_WINDOW_BYTES
+        self._sent = 0
+        self._last_seq = 0
+        self._round = 0
         self._changed = asyncio.Event()
         self._again = False
         self._refused: ApiError | None = None
@@ -49,8 +50,8 @@ class Upload:
 
     async def open(self) -> None:
         """Listen for answers; end it with `close`."""
-        self._stack.enter_context(self._connection.on_reconnect(self._reconnected))
-        await self._stack.enter_async_context(self._connection.subscription(f"{self._inbox}.*", self._answered))
+        self._stack.enter_context(self._connection.on_reconnect(self._disturbed))
+        await self._stack.enter_async_context(self._connection.subscription(f"{self._inbox}.*.*", self._answered))
 
     async def close(self) -> None:
         """Listen no more. Idempotent."""
@@ -59,7 +60,7 @@ class Upload:
     @property
     def chunks(self) -> int:
         """How many were sent."""
-        return len(self._seqs)
+        return self._sent
 
     async def send(self, data: bytes) -> None:
         """Send the next chunk; waits while too much is in flight. Raises `BrokerUnavailable` or `ApiError`."""
@@ -67,24 +68,26 @@ class Upload:
         now_s = asyncio.get_running_loop().time()
         if not self._flight:
             self._heard_s = now_s
-        index = len(self._seqs)
-        self._seqs.append(0)
-        self._flight[index] = (data, now_s)
+        self._flight[self._sent] = (data, now_s)
         self._flying += len(data)
-        with contextlib.suppress(BrokerUnavailable):  # it is sent again after the reconnect
-            await self._publish(index, data)
+        self._sent += 1
+        if not self._again:
+            await self._publish(self._sent - 1, data)
 
     async def settle(self) -> None:
         """Return once all are stored, in order. Raises `BrokerUnavailable` or `ApiError`."""
         await self._until(0)
-        if any(later <= earlier for earlier, later in zip(self._seqs, self._seqs[1:], strict=False)):
-            raise BrokerUnavailable(f"publish to {self._subject}: the broker lost a chunk and stored later ones")
+        if self._sent:
+            info = await self._connection.api(f"STREAM.INFO.{self._stream}", {"subjects_filter": self._subject})
+            stored = (info["state"].get("subjects") or {}).get(self._subject, 0)
+            if stored != self._sent:
+                raise BrokerUnavailable(f"publish to {self._subject}: {stored} of {self._sent} chunks are stored")
 
     async def calm(self) -> None:
         """After a failure: return once nothing is on its way any more, as far as can be told in a short time."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(RESEND_S):
-                while self._flight and self._refused is None:
+                while self._flight and self._refused is None and not self._again:
                     self._changed.clear()
                     await self._changed.wait()
 
@@ -95,11 +98,10 @@ class Upload:
             self._changed.clear()
             if self._refused is not None:
                 raise self._refused
-            if not self._flight or self._flying <= flying:
+            if self._again and self._connection.client.is_connected:
+                await self._go_back()
+            if not self._flight or (self._flying <= flying and not self._again):
                 return
-            if self._again:
-                self._again = False
-                await self._send_again()
             try:
                 async with asyncio.timeout(RESEND_S):
                     await self._changed.wait()
@@ -108,36 +110,65 @@ class Upload:
             if loop.time() - self._heard_s > PATIENCE_S or self._connection.client.is_closed:
                 raise BrokerUnavailable(f"publish to {self._subject}: NATS did not answer in time")
 
-    async def _send_again(self) -> None:
-        with contextlib.suppress(BrokerUnavailable):
+    async def _go_back(self) -> None:
+        """Begin anew behind the last chunk that was answered for; the answers of before mean nothing any more."""
+        self._round += 1
+        try:
+            await self._connection.settled()
+            await self._take_away_rest()
+            self._again = False
             for index, (data, _) in list(self._flight.items()):
-                if index in self._flight:
-                    await self._publish(index, data)
+                if self._again:
+                    return
+                await self._publish(index, data)
+        except BrokerUnavailable:
+            self._again = True
+
+    async def _take_away_rest(self) -> None:
+        """Delete what is stored behind the last chunk that was answered for: it may lack one before it."""
+        while True:
+            query = {"seq": self._last_seq + 1, "next_by_subj": self._subject}
+            try:
+                found = await self._connection.api(f"STREAM.MSG.GET.{self._stream}", query)
+            except ApiError as error:
+                if error.err_code == MESSAGE_NOT_FOUND:
+                    return
+                raise
+            # The leader is asked: another server may be behind.
+            seq = found["message"]["seq"]
+            await self._connection.api(f"STREAM.MSG.DELETE.{self._stream}", {"seq": seq, "no_erase": True})
 
     async def _publish(self, index: int, data: bytes) -> None:
-        await self._connection.publish(
-            self._subject,
-            data,
-            reply=f"{self._inbox}.{index}",
-            headers={HEADER_MSG_ID: f"{self._chunk_id}.{index}"},
-        )
+        if not self._connection.client.is_connected:
+            self._again = True
+            return
+        try:
+            await self._connection.publish(self._subject, data, reply=f"{self._inbox}.{self._round}.{index}")
+        except BrokerUnavailable:
+            self._again = True
 
-    def _reconnected(self) -> None:
+    def _disturbed(self) -> None:
         self._again = True
         self._changed.set()
 
     def _answered(self, msg: Msg) -> None:
-        if status_of(msg):
-            return  # nobody listens at this moment: a new leader will
-        index = int(msg.subject.rpartition(".")[2])
-        answer = json.loads(msg.data)
+        round_, index = map(int, msg.subject.split(".")[-2:])
+        if round_ != self._round or not self._flight or self._again:
+            return
+        answer = {} if status_of(msg) else json.loads(msg.data)
         error = answer.get("error")
-        if error:
-            self._refused = ApiError(error.get("code", 0), error.get("err_code", 0), error.get("description", ""))
-        elif index in self._flight:
+        refused = (
+            ApiError(error.get("code", 0), error.get("err_code", 0), error.get("description", "")) if error else None
+        )
+        if refused is not None and not refused.passing:
+            self._refused = refused
+        elif refused is not None or not answer or index != next(iter(self._flight)):
+            # Nobody listened, or could store it, at that moment; or one before this one was lost.
+            self._again = True
+        else:
             data, sent_s = self._flight.pop(index)
             self._flying -= len(data)
-            self._seqs[index] = int(answer["seq"])
+            self._last_seq = int(answer["seq"])
             self._heard_s = asyncio.get_running_loop().time()
             slow = self._heard_s - sent_s > SLOW_S
             self._window = self._window // 2 if slow else min(IN_FLIGHT_BYTES, self._window + len(data))
