@@ -47,6 +47,9 @@ _NOT_MODIFIED, _NOT_FOUND, _CONFLICT, _SERVER_ERROR, _UNAVAILABLE = 304, 404, 40
 _CANNOT_CONNECT = 900
 """aiodocker's own number for an engine that does not answer."""
 _ADOPT_PAUSE_S = 0.05
+_PLAIN = {"Accept-Encoding": "identity"}
+"""Asked for nothing, aiohttp offers to take gzip, and the engine then packs every archive that it hands out, at a sixth
+of the speed."""
 _STAT_HEADER = "X-Docker-Container-Path-Stat"
 
 
@@ -293,7 +296,7 @@ class DockerEngine:
         if docker.api_version == "auto":
             await docker.version()
         url = f"{docker.docker_host}/{docker.api_version}/{path}"
-        return await docker.session.request(method, url, params=parameters, **more)
+        return await docker.session.request(method, url, params=parameters, headers=_PLAIN, **more)
 
     def _client(self) -> Docker:
         """The client, made when first needed because a connector belongs to a running loop.
