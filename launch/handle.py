@@ -11,8 +11,10 @@ import asyncio
 import getpass
 import os
 import socket
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,7 +26,7 @@ from launch.errors import Conflict, LaunchError, NotFound, SpecError
 from launch.fetch import Fetched, Fetching, fetch
 from launch.files import Manifest
 from launch.job import JobSpec
-from launch.lines import LineJoiner, LogLine
+from launch.lines import LineJoiner, LogLine, Wanted
 from launch.points import Point
 from launch.ports import Broker, Changed, Clock, LogChunk, Message
 from launch.record import CancelRequest, JobRecord
@@ -32,6 +34,9 @@ from launch.specfile import parse_job_json
 from launch.subjects import JobId
 
 T = TypeVar("T")
+
+CLOCKS_APART = timedelta(minutes=1)
+"""At most so much later than the server's clock may the worker's be, or some of what was asked for is not found."""
 
 _TRIES = 20
 """How often a compare-and-set is tried again before giving up: each lost try means that somebody else moved it."""
@@ -144,30 +149,58 @@ class Job:
                     return record
         raise LaunchError(f"the watch of {self.id} ended early")  # a broker that breaks its contract
 
-    async def logs(self, *, follow: bool = True, tail: int | None = None) -> AsyncGenerator[LogLine]:
-        """The job's output, line by line, in the order in which it was stored; of every attempt.
+    async def logs(
+        self,
+        *,
+        follow: bool = True,
+        tail: int | None = None,
+        since: datetime | None = None,
+        attempt: int | None = None,
+    ) -> AsyncGenerator[LogLine]:
+        """The job's output, line by line, in the order in which it was stored.
 
         With `follow` it ends when the job is over and everything stored has been given out; without, at the last line
-        stored now. `tail` starts at the last so many lines. Raises `NotFound`. Close it if you leave early.
+        stored now. `attempt` leaves out every other attempt's, and `since` (aware) what was printed earlier, but for
+        up to a second's worth; of the rest `tail` starts at the last so many lines. Raises `NotFound`. Close it if
+        you leave early.
         """
         await self.record()
         joiner = LineJoiner()
-        seen = 0
-        if tail is not None:
-            stored = await self._broker.logs.tail(self.id, tail)
-            past = [line for chunk in stored for line in joiner.feed(chunk)]
+        wanted = Wanted(attempt, since)
+        seen = await self._broker.logs.before(self.id, since - CLOCKS_APART) if since is not None else 0
+        if tail == 0:
+            seen = await self._broker.logs.last_seq(self.id)
+        elif tail is not None:
+            past: deque[LogLine] = deque(maxlen=tail)
+            async with aclosing(self._end(seen, tail, wanted)) as chunks:
+                async for chunk in chunks:
+                    seen = chunk.seq
+                    if chunk in wanted:
+                        past.extend(joiner.feed(chunk))
             if not follow:
                 past.extend(joiner.flush())
-            for line in past[max(0, len(past) + joiner.pending - tail) :]:
+            for line in list(past)[max(0, len(past) + joiner.pending - tail) :]:
                 yield line
-            seen = stored[-1].seq if stored else await self._broker.logs.last_seq(self.id)
         if follow or tail is None:
             async with aclosing(self._chunks(seen, follow=follow)) as chunks:
                 async for chunk in chunks:
-                    for line in joiner.feed(chunk):
-                        yield line
+                    if chunk in wanted:
+                        for line in joiner.feed(chunk):
+                            yield line
         for line in joiner.flush():
             yield line
+
+    async def _end(self, seen: int, lines: int, wanted: Wanted) -> AsyncGenerator[LogChunk]:
+        """The last chunks after `seen`, enough for so many wanted lines: read from the end, where that is enough."""
+        stored = [chunk for chunk in await self._broker.logs.tail(self.id, lines) if chunk.seq > seen]
+        count = sum(chunk.data.count(b"\n") for chunk in stored if chunk in wanted)
+        if count > lines or all(chunk in wanted for chunk in stored) or wanted.starts_within(stored):
+            for chunk in stored:
+                yield chunk
+            return
+        async with aclosing(self._chunks(seen, follow=False)) as chunks:
+            async for chunk in chunks:
+                yield chunk
 
     async def _chunks(self, seen: int, *, follow: bool) -> AsyncGenerator[LogChunk]:
         """Chunks after `seen`; when following, until the job is over and its last chunk was given out."""

@@ -6,13 +6,18 @@ the job wrote, but for bytes that are no UTF-8 (replaced) and carriage returns b
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from launch.ports import LogChunk
 
 MAX_LINE_BYTES = 1024 * 1024
 """A longer line is handed out in partial pieces, so that memory stays bounded whatever a job prints."""
+
+
+CHUNK_SPAN = timedelta(seconds=1)
+"""Chunks have the time of their first line: one that begins so much too early may hold lines that are wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +74,26 @@ class LineJoiner:
     @staticmethod
     def _line(data: bytes, key: tuple[int, str], time: str, *, partial: bool = False) -> LogLine:
         return LogLine(data.decode(errors="replace"), source=key[1], attempt=key[0], time=time, partial=partial)
+
+
+class Wanted:
+    """Which chunks are asked for."""
+
+    def __init__(self, attempt: int | None, since: datetime | None) -> None:
+        self._attempt = attempt
+        self._from = since - CHUNK_SPAN if since is not None else None
+
+    def __contains__(self, chunk: LogChunk) -> bool:
+        return (self._attempt is None or chunk.attempt == self._attempt) and not self._early(chunk)
+
+    def starts_within(self, chunks: Sequence[LogChunk]) -> bool:
+        """Whether nothing before these can be wanted."""
+        return bool(chunks) and (
+            self._early(chunks[0]) or (self._attempt is not None and chunks[0].attempt < self._attempt)
+        )
+
+    def _early(self, chunk: LogChunk) -> bool:
+        return self._from is not None and datetime.fromisoformat(chunk.time) < self._from
 
 
 def _character_start(data: bytes, index: int) -> int:

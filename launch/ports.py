@@ -318,6 +318,13 @@ class Logs(Protocol):
         """
         ...
 
+    async def before(self, job: JobId, moment: datetime) -> int:
+        """A sequence after which all of the job's chunks come that are stored at `moment` or later; 0 will always do.
+
+        The more of the others come before it, the less is read in vain.
+        """
+        ...
+
     async def tail(self, job: JobId, lines: int) -> list[LogChunk]:
         """The last chunks of the job, enough to hold its last `lines` lines (and perhaps some more)."""
         ...

@@ -6,12 +6,15 @@ The job's stdout goes to stdout and its stderr to stderr; everything that launch
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from launch.cli.output import harmless, note
+from launch.cli.output import harmless, note, write
 from launch.cli.session import exit_code
 
 if TYPE_CHECKING:
@@ -88,23 +91,39 @@ class Waiting:
         self._last = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """Which lines are shown, and how: as they are, after their time, or as JSON objects (all of them on stdout)."""
+
+    grep: re.Pattern[str] | None = None
+    timestamps: bool = False
+    json: bool = False
+
+
 async def print_lines(
-    lines: AsyncGenerator[LogLine], waiting: Waiting | None = None, *, attempt: int | None = None
+    lines: AsyncGenerator[LogLine],
+    waiting: Waiting | None = None,
+    *,
+    attempt: int | None = None,
+    shown: Shown = Shown(),
 ) -> None:
-    """Write lines as they come (only those of `attempt`, if given), each attempt after a line that says so."""
-    shown = attempt
+    """Write lines as they come; those of any attempt but the first, or `attempt`, after a line that says so."""
+    current = attempt
     coloured = False
     try:
         async for line in lines:
-            if attempt is not None and line.attempt != attempt:
+            if shown.grep is not None and shown.grep.search(line.text) is None:
                 continue
             if waiting:
                 waiting.hide()
-            if shown is not None and line.attempt != shown:
+            if current is not None and line.attempt != current and not shown.json:
                 note(f"--- attempt {line.attempt} ---")
-            shown = line.attempt
+            current = line.attempt
+            if shown.json:
+                write(json.dumps(asdict(line), ensure_ascii=False))
+                continue
             stream = sys.stderr if line.source == "stderr" else sys.stdout
-            text = line.text
+            text = f"{line.time} {line.text}" if shown.timestamps else line.text
             if stream.isatty():
                 text = harmless(text)
                 coloured = coloured or "\x1b" in text

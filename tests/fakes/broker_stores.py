@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncGenerator, Sequence
+from datetime import datetime
 from typing import TypeVar
 
 from pydantic import BaseModel
@@ -146,6 +147,12 @@ class FakeLogs:
                 chunk = await inbox.get()
                 if chunk.seq > after_seq:
                     yield chunk
+
+    async def before(self, job: JobId, moment: datetime) -> int:
+        # Here chunks are stored when they are printed.
+        async with self._link.request():
+            earlier = [c.seq for c in self._server.logs.get(job, []) if datetime.fromisoformat(c.time) < moment]
+            return earlier[-1] if earlier else 0
 
     async def tail(self, job: JobId, lines: int) -> list[LogChunk]:
         async with self._link.request():

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import builtins
+import json
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from datetime import UTC, datetime
 
 import structlog
 from nats.aio.msg import Msg
@@ -58,6 +60,11 @@ class NatsLogs:
                 if chunk is not None:
                     yield chunk
 
+    async def before(self, job: JobId, moment: datetime) -> int:
+        query = {"next_by_subj": subjects.log_subject(job), "start_time": moment.astimezone(UTC).isoformat()}
+        found = await self._asked(f"$JS.API.DIRECT.GET.{subjects.LOG_STREAM}", json.dumps(query).encode())
+        return _seq(found) - 1 if found is not None else await self.last_seq(job)
+
     async def tail(self, job: JobId, lines: int) -> builtins.list[LogChunk]:
         last = await self._last(job) if lines > 0 else None
         return [] if last is None else await self._before(job, _seq(last), lines)
@@ -74,9 +81,12 @@ class NatsLogs:
 
     async def _last(self, job: JobId) -> Msg | None:
         """The last message on the job's subject, whatever it is."""
-        subject = f"$JS.API.DIRECT.GET.{subjects.LOG_STREAM}.{subjects.log_subject(job)}"
+        return await self._asked(f"$JS.API.DIRECT.GET.{subjects.LOG_STREAM}.{subjects.log_subject(job)}")
+
+    async def _asked(self, subject: str, query: bytes = b"") -> Msg | None:
+        """The message that a direct get finds."""
         try:
-            msg = await self._connection.request(subject, what="read logs")
+            msg = await self._connection.request(subject, query, what="read logs")
         except NobodyAnswered:
             try:
                 await self._connection.api(f"STREAM.INFO.{subjects.LOG_STREAM}")

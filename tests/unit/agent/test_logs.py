@@ -279,7 +279,7 @@ class Refusing:
         self.logs = logs
         self.error = error
         self.times = times
-        self.last_seq, self.read, self.tail = logs.last_seq, logs.read, logs.tail
+        self.last_seq, self.read, self.before, self.tail = logs.last_seq, logs.read, logs.before, logs.tail
 
     @property
     def max_chunk_bytes(self) -> int:
