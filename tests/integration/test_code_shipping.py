@@ -5,7 +5,7 @@ import hashlib
 import os
 import signal
 import tarfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from datetime import UTC, datetime
 from io import BytesIO
@@ -14,13 +14,17 @@ from pathlib import Path
 import pytest
 
 import launch
+from launch.adapters import nats
+from launch.adapters.nats.objects import NatsFiles
 from launch.client import Client
+from launch.code import ship
 from launch.core.states import Event
 from launch.errors import LaunchError, NotFound, SpecError
 from launch.job import CodeRef
 from launch.ports import Broker
 from tests.e2e.world import World
 from tests.fakes.broker import FakeServer
+from tests.support.nats_server import NatsServer
 from tests.unit.launch.test_folder import make
 
 SPEC = launch.JobSpec(image="busybox", command=("true",))
@@ -34,8 +38,6 @@ async def broker(request: pytest.FixtureRequest) -> AsyncIterator[Broker]:
     if request.param == "fake":
         made = FakeServer().connect()
     else:
-        from launch.adapters import nats
-
         made = await nats.connect(request.getfixturevalue("nats_url"), name="test")
     yield made
     await made.close()
@@ -91,6 +93,24 @@ async def test_several_submitters_of_one_folder(
     (code,) = {spec.code for spec in specs if spec}
     await stored(broker, code)
     assert not (await client.ship(root)).sent
+
+
+async def test_what_several_send_at_once_is_kept_once(fresh_nats: Callable[..., NatsServer], tmp_path: Path) -> None:
+    root = make(tmp_path / "job", {"train.py": ""})
+    (root / "data").write_bytes(os.urandom(4 << 20))
+    url = fresh_nats().url
+    brokers = [await nats.connect(url, name="test") for _ in range(4)]
+    try:
+        async with asyncio.TaskGroup() as group:
+            for broker in brokers:
+                group.create_task(ship(broker.code, root))
+        files = brokers[0].code
+        assert isinstance(files, NatsFiles)
+        info = await files._connection.api("STREAM.INFO.OBJ_code")
+        assert info["state"]["bytes"] < 9 << 20  # two, where two ended at the very same time
+    finally:
+        for broker in brokers:
+            await broker.close()
 
 
 async def test_nothing_is_sent_for_a_job_that_is_refused(

@@ -90,6 +90,9 @@ class NatsFiles:
             upload = Upload(self._connection, self._stream, self._chunks(nuid))
             try:
                 meta = await self._upload(name, nuid, data, upload)
+                if upload.chunks > 1 and (twin := await self._twin(meta, before)) is not None:
+                    await self._undo(name, nuid, upload)
+                    return twin.stored()
                 await self._publish_meta(meta, upload.chunks)
             except BaseException as error:
                 undoing = self._in_background(self._undo(name, nuid, upload), f"take away the chunks of {name}")
@@ -180,6 +183,13 @@ class NatsFiles:
         await upload.settle()
         encoded = _DIGEST + base64.urlsafe_b64encode(digest.digest()).decode()
         return _Meta(name, nuid, size, encoded, chunk_bytes, deleted=False)
+
+    async def _twin(self, meta: _Meta, before: _Meta | None) -> _Meta | None:
+        """The same content under the same name, if somebody else has stored it meanwhile: one of the two is enough."""
+        now = await self._meta(meta.name)
+        if now is None or now.deleted or (before is not None and now.nuid == before.nuid):
+            return None
+        return now if (now.size, now.digest) == (meta.size, meta.digest) else None
 
     async def _publish_meta(self, meta: _Meta, chunks: int) -> None:
         body: dict[str, Any] = {
