@@ -46,7 +46,13 @@ CHANGE_LIMIT_S: Final = 120.0
 _NOT_MODIFIED, _NOT_FOUND, _CONFLICT, _SERVER_ERROR, _UNAVAILABLE = 304, 404, 409, 500, 503
 _CANNOT_CONNECT = 900
 """aiodocker's own number for an engine that does not answer."""
+GATHERED_BYTES: Final = 32 * 1024
+GATHER_S: Final = 0.001
+"""The engine sends line by line. Less than so much of a followed log at a time, and it is left to gather for so long:
+what goes with each look would otherwise cost more than the lines."""
 _ADOPT_PAUSE_S = 0.05
+READ_AHEAD_BYTES: Final = 1024**2
+"""So much of an archive is read before it is asked for (at most twice as much), so that engine and store both work."""
 _PLAIN = {"Accept-Encoding": "identity"}
 """Asked for nothing, aiohttp offers to take gzip, and the engine then packs every archive that it hands out, at a sixth
 of the speed."""
@@ -188,6 +194,8 @@ class DockerEngine:
                     raise EngineError("logs", _SERVER_ERROR, parser.error)
                 if not data:
                     return
+                if follow and len(data) < GATHERED_BYTES:
+                    await asyncio.sleep(GATHER_S)
 
     async def stat(self, container: str, path: str) -> PathInfo | None:
         """A path in the container, running or not; None if it, or the container, is not there."""
@@ -240,7 +248,8 @@ class DockerEngine:
 
     async def get(self, container: str, path: str) -> AsyncGenerator[bytes]:
         """A file or folder of the container as a tar, its own base name the first entry. Status 404 if absent."""
-        async with self._stream("get", "GET", _archive(container), {"path": path}) as content:
+        asked = self._stream("get", "GET", _archive(container), {"path": path}, read_bufsize=READ_AHEAD_BYTES)
+        async with asked as content:
             while True:
                 with self._translated("get"):
                     async with asyncio.timeout(CHANGE_LIMIT_S):
@@ -269,11 +278,11 @@ class DockerEngine:
 
     @asynccontextmanager
     async def _stream(
-        self, step: str, method: str, path: str, parameters: Mapping[str, str]
+        self, step: str, method: str, path: str, parameters: Mapping[str, str], **more: Any
     ) -> AsyncIterator[aiohttp.StreamReader]:
         """A request whose answer lasts; left at any time, its connection is closed (and the engine notices)."""
         with self._translated(step):
-            response = await self._send(method, path, parameters)
+            response = await self._send(method, path, parameters, **more)
         try:
             if not response.ok:
                 with self._translated(step):

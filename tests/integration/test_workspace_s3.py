@@ -1,0 +1,122 @@
+"""Files of jobs in S3 (moto's): queues that keep theirs there, prefixes as inputs, and an S3 that is away."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launch.core.states import Reason, State
+from launch.files import Manifest
+from launch.queue import QueueSpec
+from launch.subjects import checkpoint_name
+from tests.integration.agent_lab import Lab, open_lab
+from tests.support.moto import REGION, MotoServer
+
+pytestmark = [pytest.mark.docker, pytest.mark.nats]
+
+
+@pytest.fixture
+def bucket(moto_server: MotoServer, monkeypatch: pytest.MonkeyPatch) -> str:
+    for name, value in moto_server.env.items():
+        monkeypatch.setenv(name, value)
+    made = f"b-{secrets.token_hex(5)}"
+    location = {"LocationConstraint": REGION}
+    moto_server.client("s3").create_bucket(Bucket=made, CreateBucketConfiguration=location)
+    return made
+
+
+@pytest.fixture
+async def lab(
+    nats_url: str, queue_name: str, queue_containers: str, busybox_image: str, tmp_path: Path
+) -> AsyncIterator[Lab]:
+    async with open_lab(nats_url, queue_name, busybox_image, tmp_path) as made:
+        yield made
+
+
+async def keep_in(lab: Lab, where: str) -> None:
+    await lab.client.queues.apply(QueueSpec(queue_name=lab.queue, artifacts=where))
+
+
+def sh(script: str, **spec: Any) -> dict[str, Any]:
+    return {"command": ["sh", "-ec", script], **spec}
+
+
+async def test_a_queue_may_keep_its_files_in_s3(lab: Lab, bucket: str, moto_server: MotoServer) -> None:
+    await keep_in(lab, f"s3://{bucket}/mine")
+    s3 = moto_server.client("s3")
+    script = """
+        cd $LAUNCH_CHECKPOINT; cat c 2>/dev/null || true; echo kept >c.new; mv c.new c
+        echo $LAUNCH_ATTEMPT >$LAUNCH_ARTIFACTS/a; mkdir $LAUNCH_ARTIFACTS/deep; echo b >$LAUNCH_ARTIFACTS/deep/b
+        [ $LAUNCH_ATTEMPT = 2 ]
+    """
+    async with lab.agent():
+        job = await lab.submit(**sh(script, retries=2))
+        record = await lab.ended(job)
+        assert (record.state, record.attempt, record.message) == (State.SUCCEEDED, 2, "exited with code 0")
+        assert await lab.output(job) == b"kept\n"
+        assert record.artifacts is not None
+        assert record.artifacts.where == f"s3://{bucket}/mine"
+        body = s3.get_object(Bucket=bucket, Key=f"mine/{record.artifacts.manifest}")["Body"].read()
+        files = {file.path: file.name for file in Manifest.model_validate_json(body).files}
+        assert sorted(files) == ["a", "deep/b"]
+        assert s3.get_object(Bucket=bucket, Key=f"mine/{files['a']}")["Body"].read() == b"2\n"
+        keys = [one["Key"] for one in s3.list_objects_v2(Bucket=bucket)["Contents"]]
+        assert not any(f"mine/{checkpoint_name(job, record.submitted_at, attempt)}" in keys for attempt in (1, 2))
+        # As another job's inputs, by its id and by the prefix.
+        inputs = [{"job": str(job), "path": "/a"}, {"s3": f"s3://{bucket}/mine", "path": "/b"}]
+        last = await lab.ended(await lab.submit(**sh(f"cat /a/deep/b /b/{files['deep/b']}", inputs=inputs)))
+        assert last.state is State.SUCCEEDED, last.message
+        assert await lab.output(last.id) == b"b\nb\n"
+
+
+async def test_a_prefix_goes_to_a_folder_of_its_own_name(lab: Lab, bucket: str, moto_server: MotoServer) -> None:
+    s3 = moto_server.client("s3")
+    for key, body in {"data/v1/x": b"x\n", "data/v1/deep/y": b"y\n", "data/v1/empty/": b""}.items():
+        s3.put_object(Bucket=bucket, Key=key, Body=body)
+    async with lab.agent():
+        script = "cd $LAUNCH_INPUTS/v1; cat x deep/y"
+        job = await lab.submit(**sh(script, user="1000", inputs=[{"s3": f"s3://{bucket}/data/v1"}]))
+        record = await lab.ended(job)
+    assert record.state is State.SUCCEEDED, record.message
+    assert await lab.output(job) == b"x\ny\n"
+
+
+@pytest.mark.parametrize(("where", "words"), [("nothing/here", "nothing under"), (None, "bucket")])
+async def test_a_prefix_that_is_not_there_is_the_submitters_to_mend(
+    lab: Lab, bucket: str, where: str | None, words: str
+) -> None:
+    url = f"s3://{bucket}/{where}" if where else f"s3://{bucket}-none/x"
+    async with lab.agent():
+        record = await lab.ended(await lab.submit(command=["true"], inputs=[{"s3": url}], retries=2))
+    assert (record.state, record.reason, record.attempt) == (State.FAILED, Reason.INVALID_SPEC, 1)
+    assert record.message is not None
+    assert words in record.message
+
+
+async def test_a_bucket_that_refuses_leaves_the_end_as_it_is(lab: Lab, bucket: str) -> None:
+    await keep_in(lab, f"s3://{bucket}-none")
+    async with lab.agent():
+        record = await lab.ended(await lab.submit(**sh("echo x >$LAUNCH_ARTIFACTS/a; exit 3")))
+    assert (record.reason, record.exit_code) == (Reason.EXIT_NONZERO, 3)
+    assert record.artifacts is not None
+    assert record.artifacts.error is not None
+    assert record.message is not None
+    assert record.message.endswith(f"; artifacts: {record.artifacts.error}")
+
+
+async def test_an_s3_that_is_away_is_given_up_in_the_end(
+    lab: Lab, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    await keep_in(lab, f"s3://{bucket}")
+    async with lab.agent(store_patience_s=0.5):
+        record = await lab.ended(await lab.submit(**sh("echo x >$LAUNCH_ARTIFACTS/a")))
+    assert record.state is State.SUCCEEDED
+    assert record.artifacts is not None
+    assert record.artifacts.error is not None
+    assert json.loads(record.model_dump_json())["artifacts"]["manifest"] is None
