@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from launch.job import JobSpec as JobSpec
     from launch.job import Resources as Resources
     from launch.lines import LogLine as LogLine
+    from launch.points import Point as Point
+    from launch.points import PointSource as PointSource
     from launch.ports import QueueStatus as QueueStatus
     from launch.presence import AgentPresence as AgentPresence
     from launch.queue import AwsProvider as AwsProvider
@@ -76,6 +78,8 @@ _HOMES = {
     "Problem": "launch.errors",
     "QueueFull": "launch.errors",
     "SpecError": "launch.errors",
+    "Point": "launch.points",
+    "PointSource": "launch.points",
     "QueueStatus": "launch.ports",
     "JobSpec": "launch.job",
     "Resources": "launch.job",
