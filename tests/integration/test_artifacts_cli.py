@@ -341,8 +341,17 @@ async def test_they_may_be_in_s3(
     assert tree(tmp_path / "got") == LEFT
     out, _ = await lab.run(job, "--json")
     assert json.loads(out)["where"] == where
+    # The queue has changed its store since: each attempt is looked for where it was put.
+    found = await lab.broker.records.get(JobId.parse(job))
+    assert found is not None
+    await lab.store(lab.broker.artifacts, JobId.parse(job), {"later": b"data"}, attempt=2)
+    later = StoredArtifacts(where="nats", manifest=manifest_name(JobId.parse(job), NOW, 2), files=1, size=4)
+    again = found.value.model_copy(update={"attempt": 2, "artifacts": later})
+    await lab.broker.records.update(again, found.revision)
+    assert "later" in (await lab.run(job))[0]
+    assert "run.sh" in (await lab.run(job, "--attempt", "1"))[0]
     lab.env["AWS_ENDPOINT_URL"] = "http://127.0.0.1:9"
-    _, err = await lab.run(job, code=1)
+    _, err = await lab.run(job, "--attempt", "1", code=1)
     assert "Could not connect" in err
     assert where in err
     plain.close()

@@ -22,6 +22,7 @@ from launch.adapters.nats.streams import ARTIFACTS_MAX_BYTES
 from launch.errors import StoreError
 from launch.subjects import ARTIFACTS_STORE, CODE_STORE, object_stream
 from tests.contract.files_world import NatsFilesWorld, pieces
+from tests.support.cluster import Cluster
 from tests.support.nats_server import NatsServer
 
 pytestmark = pytest.mark.nats
@@ -158,6 +159,19 @@ async def killed_put(world: NatsFilesWorld, name: str) -> None:
     await connection.close()
 
 
+async def test_sweeping_spares_the_file_that_is_there(world: NatsFilesWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def torn() -> AsyncIterator[bytes]:
+        yield b"new"
+        raise OSError("torn")
+
+    monkeypatch.setattr(objects, "LEFT_OVER_AFTER", timedelta(0))
+    await world.store.put("f", pieces(b"old"))
+    with pytest.raises(OSError, match="torn"):
+        await world.store.put("f", torn())
+    async with aclosing(world.store.read("f")) as chunks:
+        assert [chunk async for chunk in chunks] == [b"old"]
+
+
 async def test_the_next_put_sweeps_what_a_killed_one_left(
     world: NatsFilesWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,3 +186,33 @@ async def test_the_next_put_sweeps_what_a_killed_one_left(
     assert await world.held_bytes() < 10_000
     async with aclosing(world.store.read("other")) as chunks:
         assert [chunk async for chunk in chunks] == [b"data"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+async def test_a_put_outlives_the_leader_of_its_store(tmp_path: Path) -> None:
+    data = secrets.token_bytes(30_000_000)
+    cluster = await Cluster(tmp_path).start()
+    broker = await connect(cluster.url, name="test", replicas=3)
+
+    async def leader() -> str:
+        info = await broker._connection.api(f"STREAM.INFO.{object_stream(ARTIFACTS_STORE)}")
+        return str(info["cluster"]["leader"])
+
+    async def disturbed() -> AsyncIterator[bytes]:
+        for start in range(0, len(data), 100_000):
+            yield data[start : start + 100_000]
+            if start == 15_000_000:
+                await cluster.kill(await leader())
+
+    try:
+        stored = await broker.artifacts.put("f", disturbed())
+        assert stored.sha256 == hashlib.sha256(data).hexdigest()
+        got = bytearray()
+        async with aclosing(broker.artifacts.read("f")) as chunks:
+            async for chunk in chunks:
+                got += chunk
+        assert bytes(got) == data
+    finally:
+        await broker.close()
+        await cluster.stop()
