@@ -1,26 +1,22 @@
 """The Docker Engine behind the `Engine` port, through aiodocker.
 
-Every vendor error is translated here, once. Every call has a time limit but those that are meant to last: wait, pull
-and following logs. The pool has no limit on connections, since each running job keeps two open for its whole life; a
-limit would make every other call hang once it is reached.
+Every call has a time limit but those that are meant to last: wait, pull and following logs. The connection, and what
+its errors mean, are in `docker_link.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping
 from typing import Any, Final
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
-import aiohttp
-from aiodocker import Docker
 from aiodocker.containers import DockerContainer
 from aiodocker.exceptions import DockerError
 
 from agent.adapters.docker_answers import container_of, image_of, message_of, path_of, usage_of
+from agent.adapters.docker_link import SERVER_ERROR, EngineLink
 from agent.core.container import same_attempt
 from agent.core.frames import FrameParser, since_parameter
 from agent.ports import (
@@ -33,40 +29,21 @@ from agent.ports import (
     PathInfo,
     Usage,
 )
-from launch.errors import LaunchError
 
-DEFAULT_HOST: Final = "unix:///var/run/docker.sock"
-
-CONNECT_LIMIT_S: Final = 10.0
 LOOK_LIMIT_S: Final = 30.0
 """For calls that only read the engine's memory."""
 CHANGE_LIMIT_S: Final = 120.0
 """For calls that touch disks, namespaces and cgroups; a loaded machine takes its time."""
 
-_NOT_MODIFIED, _NOT_FOUND, _CONFLICT, _SERVER_ERROR, _UNAVAILABLE = 304, 404, 409, 500, 503
-_CANNOT_CONNECT = 900
-"""aiodocker's own number for an engine that does not answer."""
-GATHERED_BYTES: Final = 32 * 1024
-GATHER_S: Final = 0.001
-"""The engine sends line by line. Less than so much of a followed log at a time, and it is left to gather for so long:
-what goes with each look would otherwise cost more than the lines."""
+_NOT_MODIFIED, _NOT_FOUND, _CONFLICT = 304, 404, 409
 _ADOPT_PAUSE_S = 0.05
 READ_AHEAD_BYTES: Final = 1024**2
 """So much of an archive is read before it is asked for (at most twice as much), so that engine and store both work."""
-_PLAIN = {"Accept-Encoding": "identity"}
-"""Asked for nothing, aiohttp offers to take gzip, and the engine then packs every archive that it hands out, at a sixth
-of the speed."""
 _STAT_HEADER = "X-Docker-Container-Path-Stat"
 
 
-class DockerEngine:
+class DockerEngine(EngineLink):
     """One engine. Connects on first use and after every break; used within one event loop."""
-
-    def __init__(self, host: str | None = None) -> None:
-        """`host` is `unix://PATH` or `tcp://HOST:PORT`; None means DOCKER_HOST, or else the usual socket."""
-        self.host = host or os.environ.get("DOCKER_HOST") or DEFAULT_HOST
-        _check_host(self.host)
-        self._docker: Docker | None = None
 
     async def info(self) -> EngineInfo:
         """Version and size."""
@@ -99,11 +76,11 @@ class DockerEngine:
                     line = await content.readline()
                     progress = json.loads(line) if line.strip() else {}
                 if "error" in progress:
-                    raise EngineError("pull", _SERVER_ERROR, str(progress["error"]))
+                    raise EngineError("pull", SERVER_ERROR, str(progress["error"]))
                 if not line:
                     break
         if await self.image(reference) is None:
-            raise EngineError("pull", _SERVER_ERROR, "the engine ended the pull, but the image is not there")
+            raise EngineError("pull", SERVER_ERROR, "the engine ended the pull, but the image is not there")
 
     async def create(self, name: str, config: Mapping[str, Any]) -> str:
         """Create a container, or return the id of the one that has the name.
@@ -191,11 +168,9 @@ class DockerEngine:
                 for frame in parser.feed(data) if data else parser.end():
                     yield frame
                 if parser.error is not None:
-                    raise EngineError("logs", _SERVER_ERROR, parser.error)
+                    raise EngineError("logs", SERVER_ERROR, parser.error)
                 if not data:
                     return
-                if follow and len(data) < GATHERED_BYTES:
-                    await asyncio.sleep(GATHER_S)
 
     async def stat(self, container: str, path: str) -> PathInfo | None:
         """A path in the container, running or not; None if it, or the container, is not there."""
@@ -269,96 +244,8 @@ class DockerEngine:
                     raise DockerError(reply.status, message_of(said))
                 return usage_of(json.loads(said))
 
-    async def close(self) -> None:
-        """Release the connection. Idempotent."""
-        docker, self._docker = self._docker, None
-        if docker is not None:
-            await docker.close()
-            await docker.connector.close()
-
-    @asynccontextmanager
-    async def _stream(
-        self, step: str, method: str, path: str, parameters: Mapping[str, str], **more: Any
-    ) -> AsyncIterator[aiohttp.StreamReader]:
-        """A request whose answer lasts; left at any time, its connection is closed (and the engine notices)."""
-        with self._translated(step):
-            response = await self._send(method, path, parameters, **more)
-        try:
-            if not response.ok:
-                with self._translated(step):
-                    raise DockerError(response.status, message_of(await response.text()))
-            yield response.content
-        finally:
-            # Not released to the pool: a stream that was left early still has an answer coming.
-            response.close()
-
-    @asynccontextmanager
-    async def _request(
-        self, method: str, path: str, parameters: Mapping[str, str], **more: Any
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """A request whose answer is read at once; unlike a stream's, its connection is used again."""
-        async with await self._send(method, path, parameters, **more) as response:
-            yield response
-
-    async def _send(self, method: str, path: str, parameters: Mapping[str, str], **more: Any) -> aiohttp.ClientResponse:
-        docker = self._client()
-        if docker.api_version == "auto":
-            await docker.version()
-        url = f"{docker.docker_host}/{docker.api_version}/{path}"
-        return await docker.session.request(method, url, params=parameters, headers=_PLAIN, **more)
-
-    def _client(self) -> Docker:
-        """The client, made when first needed because a connector belongs to a running loop.
-
-        With an address of its own it reads neither the CLI's contexts nor `~/.docker/config.json`, which may be
-        malformed.
-        """
-        if self._docker is None:
-            parts = urlsplit(self.host)
-            connector: aiohttp.BaseConnector
-            if parts.scheme == "unix":
-                url, connector = "http://docker", aiohttp.UnixConnector(path=parts.path, limit=0)
-            else:
-                url, connector = f"http://{parts.netloc}", aiohttp.TCPConnector(limit=0)
-            timeout = aiohttp.ClientTimeout(sock_connect=CONNECT_LIMIT_S)
-            self._docker = Docker(url, connector=connector, timeout=timeout)
-        return self._docker
-
     def _container(self, container: str) -> DockerContainer:
         return self._client().containers.container(quote(container, safe=""))
-
-    @contextmanager
-    def _translated(self, step: str, *, ignore: tuple[int, ...] = ()) -> Iterator[None]:
-        """Turn what aiodocker, aiohttp and asyncio raise into the port's two errors; swallow statuses in `ignore`."""
-        try:
-            yield
-        except DockerError as error:
-            if error.status in ignore:
-                return
-            if error.status in (_CANNOT_CONNECT, _UNAVAILABLE):
-                raise self._unavailable(step, error.message) from error
-            # Errors inside a progress stream carry no status of their own.
-            raise EngineError(step, error.status or _SERVER_ERROR, error.message) from error
-        except TimeoutError as error:
-            raise self._unavailable(step, "no answer in time") from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise self._unavailable(step, str(error) or type(error).__name__) from error
-        except (ValueError, LookupError) as error:
-            raise self._unavailable(step, f"an answer that makes no sense ({error!r})") from error
-
-    def _unavailable(self, step: str, what: str) -> EngineUnavailable:
-        hint = "is the Docker Engine running, and may this user reach it?"
-        return EngineUnavailable(f"the engine at {self.host} can't {step}: {what}", hint=hint)
-
-
-def _check_host(host: str) -> None:
-    """Refuse an address that can't work, or would not be as private as asked for."""
-    parts = urlsplit(host)
-    if not ((parts.scheme == "unix" and parts.path) or (parts.scheme == "tcp" and parts.netloc)):
-        raise LaunchError(f"'{host}' is not an engine's address", hint="unix:///path/to/socket or tcp://host:port")
-    if parts.scheme == "tcp" and os.environ.get("DOCKER_TLS_VERIFY"):
-        hint = "use a unix socket, forwarded over SSH if need be"
-        raise LaunchError(f"TLS to an engine is not supported, and DOCKER_TLS_VERIFY asks for it at {host}", hint=hint)
 
 
 def _archive(container: str) -> str:
