@@ -9,6 +9,7 @@ import structlog
 
 from launch import subjects
 from launch.adapters.nats.connection import Connection, header_of
+from launch.adapters.nats.failures import NobodyAnswered
 from launch.adapters.nats.reader import read_stream
 from launch.core.points import MESSAGE_BYTES, Seen, from_message, to_messages
 from launch.points import Point
@@ -29,7 +30,14 @@ class NatsMetrics:
     async def append(self, job: JobId, points: Sequence[Point]) -> None:
         max_bytes = min(MESSAGE_BYTES, self._connection.max_payload - HEADER_ROOM)
         for message in to_messages(points, max_bytes=max_bytes):
-            await self._connection.publish_stored(subjects.metrics_subject(job), message.body, headers=message.headers)
+            try:
+                await self._connection.publish_stored(
+                    subjects.metrics_subject(job), message.body, headers=message.headers
+                )
+            except NobodyAnswered:
+                # A stream that somebody deleted is not one to wait for.
+                await self._connection.api(f"STREAM.INFO.{subjects.METRICS_STREAM}")
+                raise
 
     async def read(self, job: JobId, *, follow: bool = False) -> AsyncGenerator[Point]:
         seen = Seen()
