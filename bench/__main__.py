@@ -15,7 +15,7 @@ FOLDER = Path("build/bench")
 QUESTIONS: dict[str, Callable[[], Awaitable[dict[str, Any]]]] = {
     "start": lambda: start.measure(50),
     "idle": lambda: idle.measure(30.0),
-    "logs": lambda: logs.measure(5, 50, 200, 10),
+    "logs": lambda: logs.measure(9, 25, 200, 10),
     "files": lambda: files.measure(5, 256),
 }
 
