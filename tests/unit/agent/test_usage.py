@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from agent.ports import EngineUnavailable, Usage
 from agent.usage import UsageSampler
-from launch.adapters.gpu import GpuUsage
+from launch.adapters.gpu import GpuUsage, gpu_usage
 from launch.points import Point, PointSource
 from launch.subjects import JobId
 from tests.fakes.broker import FakeServer
@@ -140,3 +140,7 @@ async def test_gpus_are_told_by_the_jobs_own_numbers() -> None:
     assert {name: value for name, value in point.values.items() if name.startswith("gpu")} == {
         "gpu0_util": 0.0, "gpu0_memory_bytes": 10, "gpu2_util": 97.0, "gpu2_memory_bytes": 5000,
     }  # fmt: skip
+
+
+def test_a_gpu_that_the_driver_does_not_know_is_left_out() -> None:
+    assert gpu_usage(["GPU-00000000-0000-0000-0000-000000000000"]) == {}
