@@ -18,9 +18,10 @@ from nats.js.errors import ObjectNotFoundError
 from launch.adapters.nats import NatsBroker, connect, objects
 from launch.adapters.nats.connection import Connection
 from launch.adapters.nats.objects import NatsFiles
-from launch.adapters.nats.streams import ARTIFACTS_MAX_BYTES
+from launch.adapters.nats.streams import ARTIFACTS_MAX_BYTES, GIB, logs_stream_config, metrics_stream_config
 from launch.errors import StoreError
 from launch.subjects import ARTIFACTS_STORE, CODE_STORE, object_stream
+from tests.contract.broker_world import queue_spec
 from tests.contract.files_world import NatsFilesWorld, pieces
 from tests.support.cluster import Cluster
 from tests.support.nats_server import NatsServer
@@ -71,13 +72,26 @@ async def test_we_read_what_another_client_puts(broker: NatsBroker, jetstream: J
     assert await broker.artifacts.info(name) is None
 
 
-async def test_a_store_takes_as_much_as_the_server_has_room_for(
-    fresh_nats: Callable[..., NatsServer], tmp_path: Path
+async def test_stores_leave_room_for_queues(
+    fresh_nats: Callable[..., NatsServer], tmp_path: Path, queue_name: str
 ) -> None:
     small = f'jetstream {{ store_dir: "{tmp_path / "small"}", max_file_store: 24GB }}'
     broker = await connect(fresh_nats(config=small).url, name="test")
     await broker.artifacts.put("a", pieces(b"data"))
     await broker.code.put("a", pieces(b"data"))
+    for number in range(3):
+        await broker.queues.apply(queue_spec(f"{queue_name}-{number}"))
+    await broker.close()
+
+
+async def test_a_server_without_room_for_stores_still_serves(
+    fresh_nats: Callable[..., NatsServer], tmp_path: Path
+) -> None:
+    room = logs_stream_config(1)["max_bytes"] + metrics_stream_config(1)["max_bytes"] + GIB // 8
+    small = f'jetstream {{ store_dir: "{tmp_path / "small"}", max_file_store: {room} }}'
+    broker = await connect(fresh_nats(config=small).url, name="test")
+    with pytest.raises(StoreError, match=r"no object store 'artifacts'.*max_file_store"):
+        await broker.artifacts.put("a", pieces(b"data"))
     await broker.close()
 
 

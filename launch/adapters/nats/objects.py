@@ -284,7 +284,10 @@ class NatsFiles:
                     "or keep artifacts in S3 (artifacts: s3://bucket/prefix in the queue's file)",
                 ) from error
             if error.err_code in (STREAM_NOT_FOUND, MESSAGE_NOT_FOUND):
-                raise StoreError(f"{what}: there is no object store '{self._store}' in NATS") from error
+                raise StoreError(
+                    f"{what}: there is no object store '{self._store}' in NATS",
+                    hint="one is made at the next connect, if the server has room: see its max_file_store",
+                ) from error
             kind = StoreUnavailable if error.passing else StoreError
             raise kind(f"{what}: {error.message}") from error
         except BrokerError as error:

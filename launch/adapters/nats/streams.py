@@ -10,6 +10,8 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
+import structlog
+
 from launch import subjects
 from launch.adapters.nats.connection import Connection
 from launch.adapters.nats.failures import NO_ROOM, STREAM_NOT_FOUND, ApiError
@@ -27,8 +29,9 @@ METRICS_MAX_BYTES = 2 * GIB
 METRICS_MAX_AGE = 90 * DAY
 CODE_MAX_BYTES = 4 * GIB
 ARTIFACTS_MAX_BYTES = 32 * GIB
-STORE_MIN_BYTES = GIB
-"""A server that has less room than an object store wants to reserve gives it what it has, down to this much."""
+STORE_MIN_BYTES = GIB // 4
+"""Where a server has less room than an object store wants to reserve, the store gets a part of it, down to this much:
+the queues to come need room, too."""
 DEDUPE_WINDOW = 120 * SECOND
 RECORD_HISTORY = 64
 MARKER_TTL_S = 3600
@@ -36,6 +39,8 @@ MARKER_TTL_S = 3600
 the marks of all the agents that ever were would make every listing slower."""
 
 _FIXED = ("retention", "storage")
+
+_log = structlog.get_logger(__name__)
 
 
 def work_stream_config(queue: str, replicas: int) -> dict[str, Any]:
@@ -132,6 +137,12 @@ def base_configs(replicas: int) -> list[dict[str, Any]]:
         bucket_config(subjects.LEASES_BUCKET, replicas, expiring=True),
         logs_stream_config(replicas),
         metrics_stream_config(replicas),
+    ]
+
+
+def store_configs(replicas: int) -> list[dict[str, Any]]:
+    """The object stores, as large as they should be."""
+    return [
         object_store_config(subjects.CODE_STORE, replicas, max_bytes=CODE_MAX_BYTES),
         object_store_config(subjects.ARTIFACTS_STORE, replicas, max_bytes=ARTIFACTS_MAX_BYTES),
     ]
@@ -146,24 +157,27 @@ async def create_missing(connection: Connection, replicas: int) -> None:
         except ApiError as error:
             if error.err_code != STREAM_NOT_FOUND:
                 raise
-            await _create(connection, config)
+            if config["name"].startswith(subjects.object_stream("")):
+                await _create_store(connection, config)
+            else:
+                await connection.api(f"STREAM.CREATE.{config['name']}", config)
 
     await asyncio.gather(*(create(config) for config in base_configs(replicas)))
+    # Last, so that they get only what is left.
+    await asyncio.gather(*(create(config) for config in store_configs(replicas)))
 
 
-async def _create(connection: Connection, config: Mapping[str, Any]) -> None:
-    """Make a stream; an object store as large as the server has room for."""
-    subject = f"STREAM.CREATE.{config['name']}"
-    while True:
+async def _create_store(connection: Connection, config: Mapping[str, Any]) -> None:
+    """Make an object store that the server has room for; none, if it has not: whoever needs one is told then."""
+    wanted = int(config["max_bytes"])
+    for size in (wanted, wanted // 16, STORE_MIN_BYTES):
         try:
-            await connection.api(subject, config)
+            await connection.api(f"STREAM.CREATE.{config['name']}", {**config, "max_bytes": size})
             return
         except ApiError as error:
-            smaller = config.get("max_bytes", 0) // 2
-            shrinks = config["name"].startswith(subjects.object_stream("")) and smaller >= STORE_MIN_BYTES
-            if error.err_code not in NO_ROOM or not shrinks:
+            if error.err_code not in NO_ROOM:
                 raise
-            config = {**config, "max_bytes": smaller}
+    _log.warning("no room for an object store: raise max_file_store of the server", stream=config["name"])
 
 
 async def ensure_stream(connection: Connection, config: Mapping[str, Any]) -> list[str]:
