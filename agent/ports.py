@@ -191,6 +191,7 @@ class Engine(Protocol):
     ) -> AsyncGenerator[LogFrame]:
         """Frames from `since` (a frame's `time`, inclusive) on; with `follow` until the container stops.
 
+        Frames that are followed may also just end when the engine goes away: look whether the container still runs.
         With `tail` at most that many of the log's last pieces, in the order in which they were written.
         """
         ...

@@ -161,7 +161,9 @@ class DockerEngine(EngineLink):
             parameters["tail"] = str(tail)
         parser = FrameParser(tty=present.tty)
         # aiodocker's own log() merges the two sources and leaks its connection when it is left early.
-        async with self._stream("logs", "GET", f"containers/{present.id}/logs", parameters) as content:
+        # Whoever follows looks whether the container still runs when the stream ends; whoever reads to the end can't.
+        path = f"containers/{present.id}/logs"
+        async with self._stream("logs", "GET", path, parameters, unframed=follow) as content:
             while True:
                 with self._translated("logs"):
                     data = await content.readany()

@@ -39,10 +39,14 @@ class EngineLink:
         self.host = host or os.environ.get("DOCKER_HOST") or DEFAULT_HOST
         _check_host(self.host)
         self._docker: Docker | None = None
+        self._plain: aiohttp.ClientSession | None = None
 
     async def close(self) -> None:
         """Release the connection. Idempotent."""
         docker, self._docker = self._docker, None
+        plain, self._plain = self._plain, None
+        if plain is not None:
+            await plain.close()
         if docker is not None:
             await docker.close()
             await docker.connector.close()
@@ -71,12 +75,29 @@ class EngineLink:
         async with await self._send(method, path, parameters, **more) as response:
             yield response
 
-    async def _send(self, method: str, path: str, parameters: Mapping[str, str], **more: Any) -> aiohttp.ClientResponse:
+    async def _send(
+        self, method: str, path: str, parameters: Mapping[str, str], *, unframed: bool = False, **more: Any
+    ) -> aiohttp.ClientResponse:
+        """One request. `unframed`: with an answer that just ends, whether it is complete or the connection broke.
+
+        Without that the engine sends a followed log in HTTP chunks of one line each, and taking those apart costs more
+        than all that is done with the lines.
+        """
         docker = self._client()
         if docker.api_version == "auto":
             await docker.version()
         url = f"{docker.docker_host}/{docker.api_version}/{path}"
-        return await docker.session.request(method, url, params=parameters, headers=_PLAIN, **more)
+        session = self._unframed(docker) if unframed else docker.session
+        return await session.request(method, url, params=parameters, headers=_PLAIN, **more)
+
+    def _unframed(self, docker: Docker) -> aiohttp.ClientSession:
+        if self._plain is None:
+            version, timeout = aiohttp.HttpVersion10, aiohttp.ClientTimeout(sock_connect=CONNECT_LIMIT_S)
+            connector = docker.connector
+            self._plain = aiohttp.ClientSession(
+                connector=connector, connector_owner=False, version=version, timeout=timeout
+            )
+        return self._plain
 
     def _client(self) -> Docker:
         """The client, made when first needed because a connector belongs to a running loop.
