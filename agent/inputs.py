@@ -15,9 +15,9 @@ from pydantic import ValidationError
 from agent.archives import from_store
 from agent.core.outcome import Unready
 from agent.core.tar import END, clean_path, folder_header
-from agent.ports import Engine
+from agent.ports import Engine, EngineError
 from launch.core.states import Reason
-from launch.errors import NotFound, StoreError, StoreUnavailable
+from launch.errors import NotFound, StoreError, StoreUnavailable, Unreadable
 from launch.files import Files, Manifest
 from launch.job import CodeRef, Input, JobSpec
 from launch.ports import Records
@@ -72,8 +72,13 @@ async def put_inputs(engine: Engine, stores: Stores, records: Records, container
                 await engine.put(container, "/", archive)
         except StoreUnavailable:
             raise
-        except StoreError as error:
+        except (StoreError, Unreadable) as error:
             raise Unready(Reason.INVALID_SPEC, f"inputs.{number} ({source}): {error.message}") from None
+        except EngineError as error:
+            if "not a directory" not in error.reply.lower():
+                raise
+            why = f"inputs.{number} ({source}) can't go to /{folder}: {error.reply}"
+            raise Unready(Reason.INVALID_SPEC, why) from None
 
 
 def _own_name(given: Input) -> str:

@@ -39,6 +39,8 @@ STOPPED_PATIENCE_S = 30.0
 FILL_PATIENCE_S = 30.0
 """How long a store is waited for before an attempt that has not started gives up; it is tried again later. A broker
 that is away is waited for as long as it takes: nobody else could be told of the job either."""
+CROWD = 100
+"""Attempts that have ended and wait for their store make room for new ones: with more than this held, none waits."""
 RETRY_S = 1.0
 OPEN_MODE = 0o1777
 """Everybody may write, and remove only what is their own: as `/tmp`."""
@@ -211,7 +213,9 @@ class Workspace:
             limit_s = self._services.settings.store_patience_s
             if hold.stop.done():
                 limit_s = min(limit_s, STOPPED_PATIENCE_S)
-            return not hold.fenced and loop.time() - since_s < limit_s
+            if len(self._services.holds) > CROWD:
+                limit_s = 0.0
+            return not hold.fenced and (progress or away or loop.time() - since_s < limit_s)
 
         return patient
 

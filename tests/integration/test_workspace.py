@@ -265,6 +265,17 @@ async def test_inputs_that_are_not_to_be_had_are_told(lab: Lab) -> None:
         await lab.ended(running)
 
 
+async def test_inputs_that_would_go_into_a_file_are_told(lab: Lab) -> None:
+    async with lab.agent():
+        first = await lab.submit(**sh("echo a >$LAUNCH_ARTIFACTS/a"))
+        await lab.ended(first)
+        inputs = [{"job": str(first), "path": "/etc/passwd"}]
+        record = await lab.ended(await lab.submit(command=["true"], inputs=inputs, retries=2))
+    assert (record.reason, record.attempt) == (Reason.INVALID_SPEC, 1), record.message
+    assert record.message is not None
+    assert f"inputs.0 ({first}) can't go to /etc/passwd" in record.message
+
+
 # -- checkpoints ----------------------------------------------------------------------------------------------------
 
 ONE_MORE = """

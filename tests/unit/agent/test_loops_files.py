@@ -193,6 +193,23 @@ async def test_a_checkpoint_that_was_torn_is_not_stored() -> None:
         assert list(world.server.artifacts.files) == [checkpoint_name(job, record.submitted_at, 1)]
 
 
+@simulated
+async def test_checkpoints_of_an_earlier_process_are_deleted_when_the_job_succeeds() -> None:
+    world = make_world()
+    async with world.agent() as first:
+        job = world.submit(command=HOLD, checkpoint_every=60)
+        record = await world.until(job, State.RUNNING)
+        world.engine.leave(world.container(job).id, "/launch/checkpoint/epoch", b"1")
+        await asyncio.sleep(100)
+        assert list(world.server.artifacts.files) == [checkpoint_name(job, record.submitted_at, 1)]
+        await first.leave()
+        world.engine.exit(world.container(job).id, 0)
+        async with world.agent():
+            await world.ended(job)
+            await world.journal.until("remove")
+    assert world.server.artifacts.files == {}
+
+
 # -- what goes in -----------------------------------------------------------------------------------------------------
 
 
