@@ -19,6 +19,7 @@ from launch.points import Metrics
 from launch.presence import AgentPresence
 from launch.queue import QueueSpec
 from launch.record import JobRecord
+from launch.scaling import Scaling
 from launch.subjects import JobId, Priority, WorkConsumer
 
 T = TypeVar("T")
@@ -396,6 +397,26 @@ class Leases(Protocol):
         ...
 
 
+class Documents(Protocol):
+    """Small documents of the scaler's own (KV `scaler`), changed only by compare-and-set."""
+
+    async def get(self, key: str) -> Versioned[bytes] | None:
+        """None if there is none."""
+        ...
+
+    async def create(self, key: str, value: bytes) -> int:
+        """Write it; returns its revision. Raises `Conflict` if there is one."""
+        ...
+
+    async def update(self, key: str, value: bytes, revision: int) -> int:
+        """Write it if its revision is still `revision`; returns the new one. Raises `Conflict`."""
+        ...
+
+    async def delete(self, key: str) -> None:
+        """Remove it; no error if it is not there."""
+        ...
+
+
 class Broker(Protocol):
     """A connection to the broker: one of each of the above."""
 
@@ -407,6 +428,8 @@ class Broker(Protocol):
     logs: Logs
     work: Work
     leases: Leases
+    documents: Documents
+    scaling: Scaling
     metrics: Metrics
     code: Files
     """Packed folders, by their SHA-256."""

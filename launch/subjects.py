@@ -224,6 +224,31 @@ QUEUES_BUCKET = "queues"
 JOBS_BUCKET = "jobs"
 AGENTS_BUCKET = "agents"
 LEASES_BUCKET = "leases"
+SCALER_BUCKET = "scaler"
+
+
+def scaler_state_key(queue: str) -> str:
+    """What a scaler leaves to its successor about a queue."""
+    return f"state.{queue}"
+
+
+def scaler_report_key(queue: str) -> str:
+    """What the scaler tells the world about a queue, as of now."""
+    return f"report.{queue}"
+
+
+SCALING_STREAM = "scaling"
+SCALING_SUBJECTS = "scaling.>"
+
+
+def decision_subject(queue: str) -> str:
+    """The scaler's past decisions for a queue."""
+    return f"scaling.{queue}.decision"
+
+
+def instance_subject(queue: str) -> str:
+    """What became of the queue's instances: launched, registered, ended."""
+    return f"scaling.{queue}.instance"
 
 
 def bucket_stream(bucket: str) -> str:

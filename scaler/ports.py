@@ -8,12 +8,14 @@ queue; instances of other queues are never seen through it.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from launch.core.capacity import Amount
 from launch.errors import LaunchError
 from launch.queue import QueueSpec
 from scaler.core.instance import Instance, StopMode
+from scaler.core.intent import Intent
 
 
 class ProviderUnavailable(LaunchError):
@@ -22,6 +24,28 @@ class ProviderUnavailable(LaunchError):
 
 class ProviderUnsuitable(LaunchError):
     """There is no provider for what the queue asks for: nothing changes until its spec does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """What would be asked for: goes into an `Intent` word for word."""
+
+    count: int
+    request: str
+    config: str
+    capacity: Amount
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """What exists because of an intent. `missing`: why there are fewer than asked for, if the provider is out of them.
+
+    Missing capacity is nothing else: who may not launch, or launches too fast, gets `ProviderUnavailable`.
+    """
+
+    instances: Sequence[Instance]
+    missing: str | None = None
 
 
 class Provider(Protocol):
@@ -35,10 +59,14 @@ class Provider(Protocol):
         """What one instance, if it were launched now for `spec`, would offer to jobs."""
         ...
 
-    async def launch(self, spec: QueueSpec, count: int, *, token: str) -> Sequence[Instance]:
-        """Start up to `count` instances; returns those that exist because of `token`.
+    async def propose(self, spec: QueueSpec, count: int) -> Proposal:
+        """What to ask for next, given what had no capacity lately; starts nothing."""
+        ...
 
-        Idempotent by `token`: a repeat, by another scaler too, starts only what the first did not.
+    async def launch(self, intent: Intent) -> Launched:
+        """Start what an intent asks for; returns what exists because of it.
+
+        Idempotent by `intent.token`: a repeat, by another scaler too, starts only what the first did not.
         """
         ...
 

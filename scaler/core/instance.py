@@ -40,3 +40,12 @@ class Instance:
     launched_at: datetime
     state: InstanceState
     capacity: Amount
+    instance_type: str | None = None
+    """The provider's word for its size, such as `g4dn.xlarge`."""
+    market: str = ""
+    """`on-demand` or `spot`, where the provider tells the two apart."""
+    zone: str | None = None
+    config: str = ""
+    """The fingerprint of the launch configuration that it was started from; empty if that is not known."""
+    intent: str | None = None
+    """The id of the intent that it was started for."""

@@ -5,13 +5,16 @@ Invariant: what could not be read is `Unknown`, never empty and never zero.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 from launch.core.capacity import Amount
 from launch.presence import AgentPresence
 from scaler.core.instance import Instance
+
+EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,19 @@ class PendingJob:
     id: str
     job_type: str
     amount: Amount
+    arrived_at: datetime = EPOCH
+    rank: int = 2
+    """0 for the most urgent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A job that a worker runs: what it holds, and since when."""
+
+    id: str
+    job_type: str
+    amount: Amount
+    started_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +80,8 @@ class Worker:
     history: History = History.REGISTERED
     stale: bool = False
     absent_since: datetime | None = None
+    running: tuple[Running, ...] = ()
+    """Those of its jobs of which a record tells."""
 
     @property
     def name(self) -> str:
@@ -113,6 +131,22 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True)
+class Past:
+    """What the queue's past says of its future. Everything may be empty: then nothing is foreseen."""
+
+    durations_s: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Seconds that jobs of each type ran, the latest ones."""
+    boots_s: tuple[float, ...] = ()
+    """Seconds from launch to registration, the latest ones."""
+    boot_prior_s: float = 0.0
+    """What a boot is taken to last before one has been seen."""
+    load: tuple[float, ...] = ()
+    """Offered load as decayed sums, one a dimension of `Amount`; made by `scaler.core.forecast`."""
+    load_at: datetime = EPOCH
+    """When `load` was last brought up to date."""
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """One queue at one moment. `capacity` is what an instance launched now would offer."""
 
@@ -121,3 +155,8 @@ class Snapshot:
     workers: tuple[Worker, ...] | Unknown
     capacity: Amount | Unknown
     boots: Boots = Boots()
+    past: Past = field(default_factory=Past)
+    config: str = ""
+    """The fingerprint of what would be launched now."""
+    proven: bool = True
+    """That configuration has brought up an agent, and its latest launch did."""

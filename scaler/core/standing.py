@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from launch.core.capacity import Amount
@@ -16,9 +16,7 @@ from launch.core.quantity import show_duration
 from launch.presence import AgentState
 from scaler.core.instance import Instance, InstanceState
 from scaler.core.packing import Room
-from scaler.core.snapshot import History, Policy, Worker
-
-EPOCH = datetime.fromtimestamp(0, UTC)
+from scaler.core.snapshot import EPOCH, History, Policy, Worker
 
 
 class Kind(StrEnum):

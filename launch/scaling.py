@@ -1,0 +1,126 @@
+"""What the scaler tells: how a queue stands now, what was decided and why, and what became of its instances.
+
+Readers ignore keys that they do not know. Times are aware and in UTC.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+from launch.core.capacity import Amount
+
+
+class InstanceStage(StrEnum):
+    """How far an instance is on its way."""
+
+    INTENT = "intent"
+    """Asked for, or about to be."""
+    BOOTING = "booting"
+    READY = "ready"
+    """Its agent is there."""
+    DRAINING = "draining"
+    ENDING = "ending"
+    LOST = "lost"
+    """Its agent was there and is not any more."""
+
+
+class InstanceReport(BaseModel):
+    """One instance as it stands."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    id: str
+    agent_id: str | None = None
+    stage: InstanceStage
+    since: datetime
+    """When it was launched."""
+    instance_type: str | None = None
+    market: str = ""
+    zone: str | None = None
+    capacity: Amount
+    jobs: int = 0
+    """How many jobs it holds."""
+
+
+class ScalingReport(BaseModel):
+    """One queue as its scaler saw it last (KV `scaler`, key `report.<queue>`)."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    queue: str
+    at: datetime
+    leader: str
+    """Which scaler wrote this."""
+    reasons: tuple[str, ...] = ()
+    """The latest plan's, in sentences."""
+    instances: tuple[InstanceReport, ...] = ()
+    boot_s: float | None = None
+    """What a boot usually lasts (median), in seconds; None before any was seen."""
+    boot_p99_s: float | None = None
+    next_look_at: datetime | None = None
+    trouble: str | None = None
+    """What stops it from scaling: the provider's own words, and what to do."""
+
+
+class DecisionReport(BaseModel):
+    """One decision (stream `scaling`, the last 200 of each queue)."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    at: datetime
+    leader: str
+    actions: tuple[str, ...] = ()
+    """In words: `launch 2`, `stop i-0ab`."""
+    reasons: tuple[str, ...] = ()
+
+
+class InstanceEnd(BaseModel):
+    """One instance's whole life, written once it is gone: what `launch queue cost` adds up."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    id: str
+    agent_id: str | None = None
+    instance_type: str | None = None
+    market: str = ""
+    zone: str | None = None
+    capacity: Amount
+    launched_at: datetime
+    registered_at: datetime | None = None
+    ended_at: datetime
+    busy_s: dict[str, float] = {}
+    """Instance-seconds held, by job type: each job's largest share of any dimension, times how long."""
+    why: str = ""
+    """Why it was ended."""
+
+
+class Scaling(Protocol):
+    """Reports of the scaler. Raises as the other parts of `launch.ports.Broker` do."""
+
+    async def report(self, report: ScalingReport) -> None:
+        """Put the queue's report in the place of the one before."""
+        ...
+
+    async def latest(self, queue: str) -> ScalingReport | None:
+        """The queue's report, or None if no scaler has ever told of it."""
+        ...
+
+    async def decided(self, queue: str, decision: DecisionReport) -> None:
+        """Keep a decision."""
+        ...
+
+    async def decisions(self, queue: str) -> list[DecisionReport]:
+        """Those that are kept, oldest first."""
+        ...
+
+    async def ended(self, queue: str, instance: InstanceEnd) -> None:
+        """Keep an instance's life. A repeat for the same id is left out by readers."""
+        ...
+
+    async def ends(self, queue: str, since: datetime | None = None) -> list[InstanceEnd]:
+        """Lives that ended since then, each once, oldest first."""
+        ...
