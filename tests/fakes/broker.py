@@ -14,11 +14,11 @@ from datetime import datetime
 
 from launch.files import Files
 from launch.points import Metrics
-from launch.ports import Agents, Cancels, Clock, Jobs, Leases, Logs, Queues, Records, Work
+from launch.ports import Agents, Cancels, Clock, Documents, Jobs, Leases, Logs, Queues, Records, Work
 from tests.fakes.broker_link import Link
 from tests.fakes.broker_queues import FakeCancels, FakeJobs, FakeQueues
 from tests.fakes.broker_server import ServerState
-from tests.fakes.broker_stores import FakeAgents, FakeLeases, FakeLogs, FakeRecords
+from tests.fakes.broker_stores import FakeAgents, FakeDocuments, FakeLeases, FakeLogs, FakeRecords
 from tests.fakes.broker_work import FakeWork
 from tests.fakes.files import FakeFiles
 from tests.fakes.metrics import FakeMetrics
@@ -37,6 +37,7 @@ class FakeBroker:
         self.metrics: Metrics = FakeMetrics(server.points, link)
         self.work: Work = FakeWork(server, link)
         self.leases: Leases = FakeLeases(server, link)
+        self.documents: Documents = FakeDocuments(server, link)
         self.code: Files = FakeFiles(server.code, link)
         self.artifacts: Files = FakeFiles(server.artifacts, link)
         self._server = server

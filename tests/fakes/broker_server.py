@@ -35,6 +35,7 @@ class ServerState:
         self.records = Bucket(history=RECORD_HISTORY)
         self.agents = Bucket()
         self.leases = Bucket()
+        self.documents = Bucket()
         self.code = FileShelf()
         self.artifacts = FileShelf()
         self.logs: dict[JobId, list[LogChunk]] = {}

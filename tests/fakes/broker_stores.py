@@ -1,4 +1,4 @@
-"""The fake broker's records, agents, logs and leases."""
+"""The fake broker's records, agents, logs, leases and documents."""
 
 from __future__ import annotations
 
@@ -197,6 +197,32 @@ class FakeLeases:
         async with self._link.request():
             entry = self._bucket.get(name)
             return entry.value.decode() if entry and entry.value is not None else None
+
+
+class FakeDocuments:
+    """`launch.ports.Documents`."""
+
+    def __init__(self, server: ServerState, link: Link) -> None:
+        self._bucket = server.documents
+        self._link = link
+
+    async def get(self, key: str) -> Versioned[bytes] | None:
+        async with self._link.request():
+            entry = self._bucket.get(key)
+            return Versioned(entry.value, entry.revision) if entry and entry.value is not None else None
+
+    async def create(self, key: str, value: bytes) -> int:
+        async with self._link.request():
+            return self._bucket.create(key, value)
+
+    async def update(self, key: str, value: bytes, revision: int) -> int:
+        async with self._link.request():
+            return self._bucket.update(key, value, revision)
+
+    async def delete(self, key: str) -> None:
+        async with self._link.request():
+            if self._bucket.get(key) is not None:
+                self._bucket.put(key, None)
 
 
 def whole(ttl_s: float) -> float:

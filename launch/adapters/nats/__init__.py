@@ -7,6 +7,7 @@ from pathlib import Path
 
 from launch import subjects
 from launch.adapters.nats.connection import Connection
+from launch.adapters.nats.documents import NatsDocuments
 from launch.adapters.nats.jobs import NatsCancels, NatsJobs
 from launch.adapters.nats.logs import NatsLogs
 from launch.adapters.nats.metrics import NatsMetrics
@@ -17,7 +18,7 @@ from launch.adapters.nats.streams import create_missing
 from launch.adapters.nats.work import NatsWork
 from launch.files import Files
 from launch.points import Metrics
-from launch.ports import Agents, Cancels, Jobs, Leases, Logs, Queues, Records, Work
+from launch.ports import Agents, Cancels, Documents, Jobs, Leases, Logs, Queues, Records, Work
 
 DEFAULT_ACK_WAIT_S = 30.0
 CONNECT_TIMEOUT_S = 5.0
@@ -38,6 +39,7 @@ class NatsBroker:
         self.metrics: Metrics = NatsMetrics(connection)
         self.work: Work = NatsWork(connection, ack_wait_s)
         self.leases: Leases = NatsLeases(connection)
+        self.documents: Documents = NatsDocuments(connection)
         self.code: Files = NatsFiles(connection, subjects.CODE_STORE)
         self.artifacts: Files = NatsFiles(connection, subjects.ARTIFACTS_STORE)
 

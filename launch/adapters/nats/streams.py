@@ -135,6 +135,7 @@ def base_configs(replicas: int) -> list[dict[str, Any]]:
         bucket_config(subjects.JOBS_BUCKET, replicas, history=RECORD_HISTORY),
         bucket_config(subjects.AGENTS_BUCKET, replicas, expiring=True),
         bucket_config(subjects.LEASES_BUCKET, replicas, expiring=True),
+        bucket_config(subjects.SCALER_BUCKET, replicas),
         logs_stream_config(replicas),
         metrics_stream_config(replicas),
     ]
