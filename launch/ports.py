@@ -198,8 +198,11 @@ class Jobs(Protocol):
         """Raises `NotFound`."""
         ...
 
-    async def peek(self, queue: str, limit: int) -> list[Message]:
-        """The first `limit` messages that lie in the queue by sequence, held ones included. Raises `NotFound`."""
+    async def peek(self, queue: str, limit: int, *, after_seq: int = 0) -> list[Message]:
+        """The first `limit` messages after `after_seq` that lie in the queue, by sequence, held ones included.
+
+        Raises `NotFound`.
+        """
         ...
 
     async def discard(self, job: JobId) -> bool:

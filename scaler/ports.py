@@ -22,6 +22,17 @@ class ProviderUnavailable(LaunchError):
     """The provider can't be reached, or can't do this now. What was asked may or may not have taken effect."""
 
 
+class ProviderRefused(ProviderUnavailable):
+    """The provider said no, so nothing has been started or changed: not allowed, over a quota, too fast.
+
+    `retry_after_s`: not to be asked again any sooner, if the provider knows that better than the scaler.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None, retry_after_s: float | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after_s = retry_after_s
+
+
 class ProviderUnsuitable(LaunchError):
     """There is no provider for what the queue asks for: nothing changes until its spec does."""
 
@@ -66,7 +77,8 @@ class Provider(Protocol):
     async def launch(self, intent: Intent) -> Launched:
         """Start what an intent asks for; returns what exists because of it.
 
-        Idempotent by `intent.token`: a repeat, by another scaler too, starts only what the first did not.
+        Idempotent by `intent.token`: a repeat, by another scaler too, starts only what the first did not, and never
+        more than `intent.count` in all. Raises `ProviderRefused` if nothing was started for sure.
         """
         ...
 

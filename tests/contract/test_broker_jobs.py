@@ -183,3 +183,11 @@ async def test_notices_begin_with_a_gap_and_name_every_job(
         await world.publish_raw(f"queue.{queue}.Odd.high", b"{}")
         assert [await anext(notices) for _ in range(3)] == [first, second, JobId(queue, 3)]
     await other.queues.delete(neighbour)
+
+
+async def test_peek_goes_on_after_what_is_known(broker: Broker, queue: str) -> None:
+    jobs = [(await broker.jobs.publish(queue, "train", b"%d" % number)).job for number in range(5)]
+    assert [m.job for m in await broker.jobs.peek(queue, 2, after_seq=jobs[1].seq)] == jobs[2:4]
+    await broker.jobs.discard(jobs[2])
+    assert [m.job for m in await broker.jobs.peek(queue, 9, after_seq=jobs[1].seq)] == jobs[3:]
+    assert await broker.jobs.peek(queue, 9, after_seq=jobs[4].seq) == []

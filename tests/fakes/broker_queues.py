@@ -83,9 +83,10 @@ class FakeJobs:
         async with self._link.request():
             return self._server.stream(queue).depth()
 
-    async def peek(self, queue: str, limit: int) -> list[Message]:
+    async def peek(self, queue: str, limit: int, *, after_seq: int = 0) -> list[Message]:
         async with self._link.request():
-            return list(self._server.stream(queue).messages.values())[:limit]
+            messages = self._server.stream(queue).messages.values()
+            return [message for message in messages if message.job.seq > after_seq][:limit]
 
     async def discard(self, job: JobId) -> bool:
         async with self._link.request():

@@ -73,10 +73,10 @@ class NatsJobs:
     async def depth(self, queue: str) -> Depth:
         return await read_depth(self._connection, queue)
 
-    async def peek(self, queue: str, limit: int) -> builtins.list[Message]:
+    async def peek(self, queue: str, limit: int, *, after_seq: int = 0) -> builtins.list[Message]:
         state = (await stream_info(self._connection, queue))["state"]
         found: list[Message] = []
-        seq = state["first_seq"]
+        seq = max(state["first_seq"], after_seq + 1)
         while len(found) < limit and seq <= state["last_seq"]:
             page = await self._page(queue, seq, min(PEEK_PAGE, limit - len(found)))
             if not page:
