@@ -13,6 +13,9 @@ from pydantic import BaseModel, ConfigDict
 
 from launch.core.capacity import Amount
 
+DECISIONS_KEPT = 200
+"""How many past decisions are kept of each queue."""
+
 
 class InstanceStage(StrEnum):
     """How far an instance is on its way."""
@@ -99,14 +102,17 @@ class InstanceEnd(BaseModel):
 
 
 class Scaling(Protocol):
-    """Reports of the scaler. Raises as the other parts of `launch.ports.Broker` do."""
+    """Reports of the scaler. Raises as the other parts of `launch.ports.Broker` do.
+
+    A queue that is deleted takes its report and its decisions along; the lives of its instances stay for their time.
+    """
 
     async def report(self, report: ScalingReport) -> None:
         """Put the queue's report in the place of the one before."""
         ...
 
     async def latest(self, queue: str) -> ScalingReport | None:
-        """The queue's report, or None if no scaler has ever told of it."""
+        """The queue's report, or None if no scaler has ever told of it. Raises `Unreadable` if it is none."""
         ...
 
     async def decided(self, queue: str, decision: DecisionReport) -> None:

@@ -238,7 +238,10 @@ def scaler_report_key(queue: str) -> str:
 
 
 SCALING_STREAM = "scaling"
-SCALING_SUBJECTS = "scaling.>"
+SCALING_SUBJECTS = "scaling.*.instance"
+DECISIONS_STREAM = "decisions"
+"""Apart from the instances' lives, so that many decisions never push those out."""
+DECISIONS_SUBJECTS = "scaling.*.decision"
 
 
 def decision_subject(queue: str) -> str:
@@ -247,7 +250,7 @@ def decision_subject(queue: str) -> str:
 
 
 def instance_subject(queue: str) -> str:
-    """What became of the queue's instances: launched, registered, ended."""
+    """What became of the queue's instances, a life each."""
     return f"scaling.{queue}.instance"
 
 

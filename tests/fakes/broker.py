@@ -15,6 +15,7 @@ from datetime import datetime
 from launch.files import Files
 from launch.points import Metrics
 from launch.ports import Agents, Cancels, Clock, Documents, Jobs, Leases, Logs, Queues, Records, Work
+from launch.scaling import Scaling
 from tests.fakes.broker_link import Link
 from tests.fakes.broker_queues import FakeCancels, FakeJobs, FakeQueues
 from tests.fakes.broker_server import ServerState
@@ -22,6 +23,7 @@ from tests.fakes.broker_stores import FakeAgents, FakeDocuments, FakeLeases, Fak
 from tests.fakes.broker_work import FakeWork
 from tests.fakes.files import FakeFiles
 from tests.fakes.metrics import FakeMetrics
+from tests.fakes.scaling import FakeScaling
 
 
 class FakeBroker:
@@ -38,6 +40,7 @@ class FakeBroker:
         self.work: Work = FakeWork(server, link)
         self.leases: Leases = FakeLeases(server, link)
         self.documents: Documents = FakeDocuments(server, link)
+        self.scaling: Scaling = FakeScaling(server.told, server.documents, link)
         self.code: Files = FakeFiles(server.code, link)
         self.artifacts: Files = FakeFiles(server.artifacts, link)
         self._server = server

@@ -10,12 +10,13 @@ from typing import Any
 from launch.errors import BrokerError, LaunchError, NotFound
 from launch.ports import Clock, LogChunk, Published
 from launch.queue import QueueSpec
-from launch.subjects import JobId, WorkConsumer, parse_job_subject
+from launch.subjects import JobId, WorkConsumer, parse_job_subject, scaler_report_key
 from tests.fakes.broker_bucket import Bucket
 from tests.fakes.broker_stream import StreamConfig, WorkStream
 from tests.fakes.clock import LoopClock
 from tests.fakes.files import FileShelf
 from tests.fakes.metrics import StoredPoints
+from tests.fakes.scaling import StoredScaling
 
 RECORD_HISTORY = 64
 """How many past values a KV bucket keeps at most."""
@@ -40,6 +41,7 @@ class ServerState:
         self.artifacts = FileShelf()
         self.logs: dict[JobId, list[LogChunk]] = {}
         self.points = StoredPoints()
+        self.told = StoredScaling()
         self._log_seq = 0
         self._last_seqs: dict[str, int] = {}
         self._subscribers: dict[str, dict[Callable[[Any], None], None]] = {}  # in the order in which they came
@@ -95,6 +97,8 @@ class ServerState:
         for job in [job for job in self.logs if job.queue == queue]:
             del self.logs[job]
         self.points.forget(queue)
+        self.documents.purge(lambda key: key == scaler_report_key(queue))
+        self.told.forget(queue)
         return left
 
     def publish(self, queue: str, consumer: WorkConsumer, body: bytes, headers: Mapping[str, str]) -> Published:

@@ -14,11 +14,13 @@ from launch.adapters.nats.metrics import NatsMetrics
 from launch.adapters.nats.objects import NatsFiles
 from launch.adapters.nats.queues import NatsQueues
 from launch.adapters.nats.records import NatsAgents, NatsLeases, NatsRecords
+from launch.adapters.nats.scaling import NatsScaling
 from launch.adapters.nats.streams import create_missing
 from launch.adapters.nats.work import NatsWork
 from launch.files import Files
 from launch.points import Metrics
 from launch.ports import Agents, Cancels, Documents, Jobs, Leases, Logs, Queues, Records, Work
+from launch.scaling import Scaling
 
 DEFAULT_ACK_WAIT_S = 30.0
 CONNECT_TIMEOUT_S = 5.0
@@ -40,6 +42,7 @@ class NatsBroker:
         self.work: Work = NatsWork(connection, ack_wait_s)
         self.leases: Leases = NatsLeases(connection)
         self.documents: Documents = NatsDocuments(connection)
+        self.scaling: Scaling = NatsScaling(connection)
         self.code: Files = NatsFiles(connection, subjects.CODE_STORE)
         self.artifacts: Files = NatsFiles(connection, subjects.ARTIFACTS_STORE)
 

@@ -14,6 +14,7 @@ from launch.adapters.nats.bucket import Bucket, Entry
 from launch.adapters.nats.connection import Connection, parse_time
 from launch.adapters.nats.failures import STREAM_NOT_FOUND, ApiError
 from launch.adapters.nats.records import parsed, readable, watch_typed
+from launch.adapters.nats.scaling import NatsScaling
 from launch.errors import LaunchError, NotFound
 from launch.ports import Changed, ConsumerStatus, Depth, QueueStatus, Synced
 from launch.queue import QueueSpec
@@ -71,6 +72,7 @@ class NatsQueues:
         await Bucket(self._connection, subjects.JOBS_BUCKET).purge(f"{queue}.>")
         await self._connection.api(f"STREAM.PURGE.{subjects.LOG_STREAM}", {"filter": f"logs.{queue}.>"})
         await self._connection.api(f"STREAM.PURGE.{subjects.METRICS_STREAM}", {"filter": f"metrics.{queue}.>"})
+        await NatsScaling(self._connection).forget(queue)
         return depth.messages
 
     async def status(self, queue: str) -> QueueStatus:

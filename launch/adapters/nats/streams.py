@@ -16,6 +16,7 @@ from launch import subjects
 from launch.adapters.nats.connection import Connection
 from launch.adapters.nats.failures import NO_ROOM, STREAM_NOT_FOUND, ApiError
 from launch.errors import BrokerError
+from launch.scaling import DECISIONS_KEPT
 
 SECOND = 1_000_000_000
 DAY = 86_400 * SECOND
@@ -27,6 +28,10 @@ LOGS_MAX_BYTES = 8 * GIB
 LOGS_MAX_AGE = 30 * DAY
 METRICS_MAX_BYTES = 2 * GIB
 METRICS_MAX_AGE = 90 * DAY
+LIVES_MAX_BYTES = GIB // 4
+"""About 600,000 instances."""
+LIVES_MAX_AGE = 90 * DAY
+DECISIONS_MAX_BYTES = GIB // 16
 CODE_MAX_BYTES = 4 * GIB
 ARTIFACTS_MAX_BYTES = 32 * GIB
 STORE_MIN_BYTES = GIB // 4
@@ -93,6 +98,36 @@ def metrics_stream_config(replicas: int) -> dict[str, Any]:
     }
 
 
+def lives_stream_config(replicas: int) -> dict[str, Any]:
+    """The one stream of what became of instances: the oldest goes first, by age and by size."""
+    return {
+        "name": subjects.SCALING_STREAM,
+        "subjects": [subjects.SCALING_SUBJECTS],
+        "retention": "limits",
+        "storage": "file",
+        "discard": "old",
+        "max_bytes": LIVES_MAX_BYTES,
+        "max_age": LIVES_MAX_AGE,
+        "allow_direct": True,
+        "num_replicas": replicas,
+    }
+
+
+def decisions_stream_config(replicas: int) -> dict[str, Any]:
+    """The one stream of scalers' decisions: the last few of each queue."""
+    return {
+        "name": subjects.DECISIONS_STREAM,
+        "subjects": [subjects.DECISIONS_SUBJECTS],
+        "retention": "limits",
+        "storage": "file",
+        "discard": "old",
+        "max_bytes": DECISIONS_MAX_BYTES,
+        "max_msgs_per_subject": DECISIONS_KEPT,
+        "allow_direct": True,
+        "num_replicas": replicas,
+    }
+
+
 def object_store_config(store: str, replicas: int, *, max_bytes: int) -> dict[str, Any]:
     """An object store as NATS clients know it (ADR-20). A full one refuses; nothing in it grows too old."""
     return {
@@ -138,6 +173,8 @@ def base_configs(replicas: int) -> list[dict[str, Any]]:
         bucket_config(subjects.SCALER_BUCKET, replicas),
         logs_stream_config(replicas),
         metrics_stream_config(replicas),
+        lives_stream_config(replicas),
+        decisions_stream_config(replicas),
     ]
 
 
