@@ -95,8 +95,8 @@ class QueueSpec(Spec):
     """Never more workers than this."""
     agent_image: Image | None = None
     """The image that a started machine runs the agent from (aws)."""
-    idle_timeout: Duration = 60.0
-    """How long a worker may hold nothing before it is stopped."""
+    idle_timeout: Duration | None = None
+    """How long a worker may hold nothing before it is stopped. Unset: as long as its boot is worth, 1m for local."""
     defaults: JobDefaults = JobDefaults()
     """What a job gets where it says nothing itself."""
     job_types: tuple[Name, ...] | None = None
@@ -116,7 +116,7 @@ class QueueSpec(Spec):
             min_instances: int = 0,
             max_instances: int = 1,
             agent_image: str | None = None,
-            idle_timeout: Scalar = 60.0,
+            idle_timeout: Scalar | None = None,
             defaults: JobDefaults = ...,
             job_types: list[str] | tuple[str, ...] | None = None,
             max_jobs_per_agent: int | None = None,

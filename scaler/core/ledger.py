@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from launch.presence import AgentPresence
+from launch.presence import AgentPresence, AgentState
 from scaler.core.instance import Instance
-from scaler.core.snapshot import Boots, History, Worker
+from scaler.core.snapshot import Boots, History, Running, Worker
 
 CLOCK_SKEW = timedelta(seconds=5)
 """How far an agent's clock may be behind the scaler's before its presence is taken for a predecessor's."""
@@ -26,6 +26,8 @@ class Seen:
     absent_since: datetime | None = None
     ending: bool = False
     """It has been asked to end, so its end is no news."""
+    drain_asked_at: datetime | None = None
+    """When its agent was last asked to drain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +63,13 @@ def note(
     registered = False
     for instance in instances:
         before = ledger.seen.get(instance.id)
-        if _agent_of(instance, presences.present) is not None:
-            registered = registered or before is None or before.history is not History.REGISTERED
-            seen[instance.id] = Seen(History.REGISTERED, ending=before is not None and before.ending)
+        present = _agent_of(instance, presences.present)
+        if present is not None:
+            registered = registered or before is None or before.history in (History.NEW, History.ADOPTED)
+            drained = present.state is AgentState.DRAINED and not present.holds
+            history = History.DRAINED if drained else History.REGISTERED
+            asked_at = None if before is None else before.drain_asked_at
+            seen[instance.id] = Seen(history, None, before is not None and before.ending, asked_at)
         elif before is None:
             old = now - instance.launched_at >= timedelta(seconds=boot_deadline_s)
             seen[instance.id] = Seen(History.ADOPTED if old else History.NEW, absent_since=now)
@@ -91,17 +97,44 @@ def ending(ledger: Ledger, instance_id: str) -> Ledger:
     return replace(ledger, seen={**ledger.seen, instance_id: replace(entry, ending=True)})
 
 
-def join(ledger: Ledger, instances: Sequence[Instance], presences: Presences) -> tuple[Worker, ...]:
-    """Instances with their agents, oldest first, then the agents that somebody else started."""
+def drain_asked(ledger: Ledger, instance_id: str, now: datetime) -> Ledger:
+    """Remember that this instance's agent has been asked to drain."""
+    entry = ledger.seen.get(instance_id)
+    if entry is None:
+        return ledger
+    return replace(ledger, seen={**ledger.seen, instance_id: replace(entry, drain_asked_at=now)})
+
+
+def join(
+    ledger: Ledger,
+    instances: Sequence[Instance],
+    presences: Presences,
+    running: Mapping[str, tuple[Running, ...]] | None = None,
+) -> tuple[Worker, ...]:
+    """Instances with their agents, oldest first, then the agents that somebody else started.
+
+    `running`: by agent, the jobs of which records tell.
+    """
     workers: list[Worker] = []
+    runs = running or {}
     for instance in instances:
         entry = ledger.seen.get(instance.id, Seen(History.NEW))
         present = _agent_of(instance, presences.present)
         last = present or _agent_of(instance, presences.stale)
-        workers.append(Worker(instance, last, entry.history, last is not present, entry.absent_since))
+        workers.append(
+            Worker(
+                instance,
+                last,
+                entry.history,
+                stale=last is not present,
+                absent_since=entry.absent_since,
+                running=runs.get(instance.agent_id, ()),
+                drain_asked_at=entry.drain_asked_at,
+            )
+        )
     ours = {instance.agent_id for instance in instances}
     others = sorted(agent_id for agent_id in presences.present if agent_id not in ours)
-    workers += [Worker(None, presences.present[agent_id]) for agent_id in others]
+    workers += [Worker(None, presences.present[agent_id], running=runs.get(agent_id, ())) for agent_id in others]
     return tuple(workers)
 
 

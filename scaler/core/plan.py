@@ -26,20 +26,27 @@ REFUSED_AT_MOST = 100
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """Start so many instances."""
+    """Start so many instances; a `canary` is one that has to come up before more are started."""
 
     count: int
+    why: str = ""
+    canary: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """End this instance, provided that its agent is still out of sight (`absent`), or still holds nothing."""
+    """End this instance, provided that its agent is still out of sight (`absent`), or still holds nothing.
+
+    DRAIN asks the agent, which takes no more work and says when it holds nothing; a later plan then ends the instance.
+    KILL ends one whose agent is drained, lost or never came (`never_came`: its launch has failed).
+    """
 
     instance_id: str
     agent_id: str
     mode: StopMode
     why: str
     absent: bool = False
+    never_came: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ Invariant: what could not be read is `Unknown`, never empty and never zero.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -46,14 +46,54 @@ class Running:
     started_at: datetime
 
 
+NAMED_AT_MOST = 128
+"""How many of its jobs a group names."""
+
+
+@dataclass(frozen=True, slots=True)
+class PendingGroup:
+    """Pending jobs that are alike: of one type, one rank and one amount; oldest first."""
+
+    job_type: str
+    rank: int
+    amount: Amount
+    count: int
+    ids: tuple[str, ...]
+    """Those of the oldest, at most `NAMED_AT_MOST`."""
+    oldest: datetime = EPOCH
+    newest: datetime = EPOCH
+
+
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """The pending jobs: those that were read, and how many more lie behind them."""
+    """The pending jobs: those that were read, like with like, and how many more lie behind them.
 
-    jobs: tuple[PendingJob, ...] = ()
+    `scaler.core.backlog.Backlog` keeps them from look to look without touching every job; `of` is for the few.
+    """
+
+    groups: tuple[PendingGroup, ...] = ()
     beyond: int = 0
     paused: bool = False
     """The queue hands out nothing at the moment."""
+
+    @classmethod
+    def of(cls, jobs: Iterable[PendingJob], beyond: int = 0, *, paused: bool = False) -> Pending:
+        """The same, made of single jobs."""
+        found: dict[tuple[str, int, Amount], list[PendingJob]] = {}
+        for job in jobs:
+            found.setdefault((job.job_type, job.rank, job.amount), []).append(job)
+        groups = []
+        for (job_type, rank, amount), alike in found.items():
+            alike.sort(key=lambda job: job.arrived_at)
+            ids = tuple(job.id for job in alike[:NAMED_AT_MOST])
+            oldest, newest = alike[0].arrived_at, alike[-1].arrived_at
+            groups.append(PendingGroup(job_type, rank, amount, len(alike), ids, oldest, newest))
+        return cls(tuple(groups), beyond, paused)
+
+    @property
+    def count(self) -> int:
+        """How many there are in all, those behind included."""
+        return sum(group.count for group in self.groups) + self.beyond
 
 
 class History(StrEnum):
@@ -65,6 +105,8 @@ class History(StrEnum):
     """The instance is older than this scaler, which has not seen its agent yet: it may have been there."""
     REGISTERED = "registered"
     """It has been there, or is."""
+    DRAINED = "drained"
+    """It was drained, and held nothing, when it was last seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +124,10 @@ class Worker:
     absent_since: datetime | None = None
     running: tuple[Running, ...] = ()
     """Those of its jobs of which a record tells."""
+    intended: bool = False
+    """Asked for, and not seen yet: its `instance` stands for it, with an id that no provider knows."""
+    drain_asked_at: datetime | None = None
+    """When its agent was last asked to drain."""
 
     @property
     def name(self) -> str:
@@ -112,38 +158,79 @@ class Boots:
 
 
 @dataclass(frozen=True, slots=True)
+class Tuning:
+    """How a plan weighs cost against waiting. `LOCAL` and `AWS` are what fits those providers."""
+
+    boot_prior_s: float = 2.0
+    """What a boot is taken to last before one has been seen."""
+    boot_deadline_s: float = 60.0
+    """Shortest time that an instance gets to register; three times the 99th percentile of boots, if that is longer."""
+    wait_s: float = 0.0
+    """How long a job may wait as a matter of course; counts only where it is longer than a boot."""
+    patience: float = 0.0
+    """How many boots longer than a boot a job may wait for room that it shares with others, one after the other."""
+    staffing: float = 0.5
+    """How many standard deviations above the load foreseen are kept."""
+    tau_s: float = 0.0
+    """Over which time arrivals make a forecast; 0 for none."""
+    idle_factor: float = 1.0
+    """An instance is kept idle for a boot and this many more, where the queue says nothing itself ..."""
+    idle_least_s: float = 60.0
+    """... and at least this long."""
+    billed_least_s: float = 0.0
+    """An instance is paid for this long, however short it lives."""
+
+
+LOCAL = Tuning()
+"""Processes on this machine: there in a second or two, and free."""
+AWS = Tuning(
+    boot_prior_s=70.0, boot_deadline_s=300.0, tau_s=600.0, idle_factor=0.5, idle_least_s=15.0, billed_least_s=60.0
+)
+"""Rented machines: there in a minute or more, and paid by the second."""
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """What the queue's owner wants, and the scaler's own bounds."""
 
     min_instances: int
     max_instances: int
-    idle_timeout_s: float
+    idle_timeout_s: float | None = None
+    """What the owner says; None leaves it to the boot times and to what is foreseen."""
     job_types: tuple[str, ...] | None = None
     """The only types that the queue's workers take; None for any."""
     elastic: bool = True
     """Whether instances can be started at all."""
-    boot_deadline_s: float = 60.0
+    tuning: Tuning = LOCAL
     return_grace_s: float = 30.0
     """How long an agent that is out of sight, but may just be cut off, is expected back."""
     lost_deadline_s: float = 300.0
+    drain_retry_s: float = 30.0
+    """An agent that has been asked to drain, and still takes work after this long, has not heard."""
     backoff_first_s: float = 5.0
     backoff_max_s: float = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Arriving:
+    """How often jobs of one kind have come of late: each counts `exp(-age / tau)`, summed up as of `at`."""
+
+    job_type: str
+    amount: Amount
+    weight: float
+    at: datetime
 
 
 @dataclass(frozen=True, slots=True)
 class Past:
     """What the queue's past says of its future. Everything may be empty: then nothing is foreseen."""
 
-    durations_s: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    """Seconds that jobs of each type ran, the latest ones."""
-    boots_s: tuple[float, ...] = ()
-    """Seconds from launch to registration, the latest ones."""
-    boot_prior_s: float = 0.0
-    """What a boot is taken to last before one has been seen."""
-    load: tuple[float, ...] = ()
-    """Offered load as decayed sums, one a dimension of `Amount`; made by `scaler.core.forecast`."""
-    load_at: datetime = EPOCH
-    """When `load` was last brought up to date."""
+    durations_s: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """Seconds that jobs of each type ran, the latest ones, sorted (`scaler.core.durations.Durations.view`)."""
+    boots_s: Sequence[float] = ()
+    """Seconds from launch to registration, the latest ones, sorted."""
+    arriving: tuple[Arriving, ...] = ()
+    """Made by `scaler.core.forecast.Arrivals`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +242,7 @@ class Snapshot:
     workers: tuple[Worker, ...] | Unknown
     capacity: Amount | Unknown
     boots: Boots = Boots()
+    """How the launches of `config` have gone."""
     past: Past = field(default_factory=Past)
     config: str = ""
     """The fingerprint of what would be launched now."""

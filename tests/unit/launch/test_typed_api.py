@@ -80,7 +80,7 @@ def test_a_queue_is_made_of_what_people_write() -> None:
         job_types=["a"],
         defaults=launch.JobDefaults(timeout="1h", env={"A": "1"}),
     )
-    idle: float = spec.idle_timeout
+    idle: float | None = spec.idle_timeout
     types: tuple[str, ...] | None = spec.job_types
     assert (idle, types, spec.defaults.timeout) == (5.0, ("a",), 3600.0)
     assert launch.QueueSpec(queue_name="q", provider="static").provider == launch.StaticProvider()
