@@ -9,6 +9,8 @@ that never became an agent.
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import os
 import signal
 import sys
@@ -23,19 +25,21 @@ import psutil
 
 from launch.adapters.gpu import gpu_uuids
 from launch.core.capacity import Amount
-from launch.core.quantity import format_memory, show_cpu
+from launch.core.quantity import format_memory, show_cpu, show_memory
 from launch.ports import Clock
 from launch.queue import LocalProvider as LocalSpec
 from launch.queue import QueueSpec
 from scaler.adapters.local_files import LocalFiles, Note
 from scaler.adapters.process import AgentProcess, Found, find, spawn
 from scaler.core.instance import Instance, InstanceState, StopMode
-from scaler.ports import ProviderUnavailable
+from scaler.core.intent import Intent
+from scaler.ports import Launched, Proposal, ProviderUnavailable
 
 COMMAND = (sys.executable, "-m", "launch", "agent")
 KILL_GRACE_S = 5.0
 """How long a process that never became an agent gets between SIGTERM and SIGKILL."""
 STORIES_KEPT = 100
+TOKENS_KEPT = 100
 
 
 @dataclass(slots=True)
@@ -57,6 +61,7 @@ class LocalProvider:
         self._gpus: tuple[str, ...] = ()
         self._agents: dict[str, _Agent] = {}
         self._stories: dict[str, str] = {}
+        self._started: dict[str, int] = {}
         self._listeners: set[asyncio.Event] = set()
         self._lock: IO[bytes] | None = None
         self._launching = asyncio.Lock()
@@ -95,18 +100,31 @@ class LocalProvider:
         slots = spec.max_jobs_per_agent or max(1, cpu_milli // 1000)
         return Amount(cpu_milli=cpu_milli, memory_bytes=memory_bytes, gpus=len(self._gpus) // parts, slots=slots)
 
-    async def launch(self, spec: QueueSpec, count: int, *, token: str) -> Sequence[Instance]:
-        """See `Provider`."""
-        self._check_open()
+    async def propose(self, spec: QueueSpec, count: int) -> Proposal:
+        """See `Provider`. The request is what an agent is started with."""
         capacity = await self.capacity(spec)
+        request = json.dumps({"command": self._command, "capacity": capacity.model_dump()}, sort_keys=True)
+        config = hashlib.sha256(request.encode()).hexdigest()[:12]
+        size = f"{show_cpu(capacity.cpu_milli)} CPU, {show_memory(capacity.memory_bytes)}"
+        return Proposal(count, request, config, capacity, f"agents on this machine with {size} each")
+
+    async def launch(self, intent: Intent) -> Launched:
+        """See `Provider`. What has been started and has ended is not started again."""
+        self._check_open()
+        token = intent.token
         async with self._launching:
-            made = [agent for agent in self._agents.values() if agent.note.token == token]
+            running = sum(1 for agent in self._agents.values() if agent.note.token == token)
+            started = max(running, self._started.get(token, 0))
+            while len(self._started) >= TOKENS_KEPT:
+                self._started.pop(next(iter(self._started)))
             try:
-                while len(made) < count:
-                    made.append(await self._start(capacity, token))
+                while started < intent.count:
+                    await self._start(intent)
+                    started += 1
+                    self._started[token] = started
             except OSError as error:
                 raise ProviderUnavailable(f"can't start an agent: {error.strerror or error}") from error
-        return [_instance(agent) for agent in made]
+        return Launched([_instance(agent) for agent in self._agents.values() if agent.note.token == token])
 
     async def stop(self, instance_id: str, mode: StopMode) -> None:
         """See `Provider`. `KILL` returns when the process has ended."""
@@ -169,11 +187,11 @@ class LocalProvider:
         if self._lock is None:
             raise ProviderUnavailable(f"the local provider of queue {self._queue} is closed")
 
-    async def _start(self, capacity: Amount, token: str) -> _Agent:
+    async def _start(self, intent: Intent) -> None:
         """Note it, start it, complete the note: a crash in between leaves a note by which it can be found."""
         taken = {gpu for agent in self._agents.values() for gpu in agent.note.gpus}
-        gpus = [gpu for gpu in self._gpus if gpu not in taken][: capacity.gpus]
-        note = await asyncio.to_thread(self._files.reserve, capacity, gpus, token, self._clock.now())
+        gpus = [gpu for gpu in self._gpus if gpu not in taken][: intent.capacity.gpus]
+        note = await asyncio.to_thread(self._files.reserve, intent, gpus, self._clock.now())
         command, env = self._agent_command(note)
         try:
             log = await asyncio.to_thread(self._files.fresh_log, note.agent_id)
@@ -186,7 +204,6 @@ class LocalProvider:
         self._files.write(note)
         agent = _Agent(note, AgentProcess(found, child, on_exit=partial(self._ended, note.agent_id)))
         self._agents[note.agent_id] = agent
-        return agent
 
     def _note_stopping(self, agent: _Agent) -> None:
         agent.note = agent.note.model_copy(update={"stopping": True})
@@ -250,7 +267,9 @@ class LocalProvider:
 def _instance(agent: _Agent) -> Instance:
     note = agent.note
     state = InstanceState.STOPPING if note.stopping else InstanceState.RUNNING
-    return Instance(note.agent_id, note.agent_id, note.launched_at, state, note.capacity)
+    return Instance(
+        note.agent_id, note.agent_id, note.launched_at, state, note.capacity, config=note.config, intent=note.intent
+    )
 
 
 def _machine() -> Amount:

@@ -19,6 +19,7 @@ from typing import IO
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from launch.core.capacity import Amount
+from scaler.core.intent import Intent
 from scaler.ports import ProviderUnavailable
 
 LOG_MAX_BYTES = 10 * 1024 * 1024
@@ -38,6 +39,8 @@ class Note(BaseModel):
     agent_id: str
     queue: str
     token: str
+    intent: str | None = None
+    config: str = ""
     capacity: Amount
     gpus: tuple[str, ...] = ()
     """UUIDs of the GPUs that are this agent's, and no other's."""
@@ -67,7 +70,7 @@ class LocalFiles:
             raise ProviderUnavailable(f"another scaler on this machine works for queue {self._queue}") from error
         return file
 
-    def reserve(self, capacity: Amount, gpus: Sequence[str], token: str, now: datetime) -> Note:
+    def reserve(self, intent: Intent, gpus: Sequence[str], now: datetime) -> Note:
         """The note of a new agent, under the lowest number that is free.
 
         A number that is used again gives a crashed agent's successor its name, and so its containers.
@@ -79,8 +82,10 @@ class LocalFiles:
             note = Note(
                 agent_id=f"local-{host}-{self._queue}-{number}",
                 queue=self._queue,
-                token=token,
-                capacity=capacity,
+                token=intent.token,
+                intent=intent.id,
+                config=intent.config,
+                capacity=intent.capacity,
                 gpus=tuple(gpus),
                 launched_at=now,
             )

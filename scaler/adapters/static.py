@@ -8,7 +8,8 @@ from collections.abc import AsyncGenerator, Sequence
 from launch.core.capacity import Amount
 from launch.queue import QueueSpec
 from scaler.core.instance import Instance, StopMode
-from scaler.ports import ProviderUnsuitable
+from scaler.core.intent import Intent
+from scaler.ports import Launched, Proposal, ProviderUnsuitable
 
 
 class StaticProvider:
@@ -22,9 +23,13 @@ class StaticProvider:
         """Nothing: there are no instances."""
         return Amount()
 
-    async def launch(self, spec: QueueSpec, count: int, *, token: str) -> Sequence[Instance]:  # noqa: ARG002 - as above
+    async def propose(self, spec: QueueSpec, count: int) -> Proposal:  # noqa: ARG002 - as above
         """Refused with `ProviderUnsuitable`; no plan for a static queue asks for it."""
         raise ProviderUnsuitable(f"the workers of queue {spec.queue_name} are not started by the scaler")
+
+    async def launch(self, intent: Intent) -> Launched:
+        """Refused with `ProviderUnsuitable`."""
+        raise ProviderUnsuitable(f"the workers of queue {intent.queue} are not started by the scaler")
 
     async def stop(self, instance_id: str, mode: StopMode) -> None:
         """Nothing to stop."""

@@ -18,6 +18,7 @@ from scaler.adapters.local import LocalProvider
 from scaler.core.instance import InstanceState, StopMode
 from scaler.ports import Provider, ProviderUnavailable
 from tests.fakes.provider import FakeCloud
+from tests.unit.scaler.launching import launch
 from tests.unit.scaler.stub_agent import StubAgents
 
 QUEUE = "work"
@@ -118,7 +119,7 @@ async def until_count(provider: Provider, count: int) -> None:
 async def test_launched_instances_are_listed_with_what_they_offer(world: World) -> None:
     provider = await world.open()
     before = SystemClock().now()
-    made = await provider.launch(SPEC, 2, token="a")
+    made = await launch(provider, SPEC, 2, "a")
     listed = await provider.list()
     assert {instance.id for instance in listed} == {instance.id for instance in made}
     assert len({instance.id for instance in listed}) == len({instance.agent_id for instance in listed}) == 2
@@ -128,20 +129,47 @@ async def test_launched_instances_are_listed_with_what_they_offer(world: World) 
         assert before <= instance.launched_at <= SystemClock().now()
 
 
-async def test_a_repeated_token_starts_only_what_is_missing(world: World) -> None:
+async def test_a_repeated_intent_starts_nothing_more(world: World) -> None:
     provider = await world.open()
-    first = await provider.launch(SPEC, 2, token="a")
-    again = await provider.launch(SPEC, 2, token="a")
+    first = await launch(provider, SPEC, 2, "a")
+    again = await launch(provider, SPEC, 2, "a")
     assert {instance.id for instance in again} == {instance.id for instance in first}
-    assert len(await provider.launch(SPEC, 3, token="a")) == 3
+    assert len(await provider.list()) == 2
+    await launch(provider, SPEC, 1, "b")
     assert len(await provider.list()) == 3
-    await provider.launch(SPEC, 1, token="b")
-    assert len(await provider.list()) == 4
+
+
+async def test_a_repeated_intent_does_not_replace_what_has_ended(world: World) -> None:
+    provider = await world.open()
+    (instance,) = await launch(provider, SPEC, 1, "a")
+    await world.until_up(instance.agent_id)
+    await world.end(instance.agent_id)
+    await until_count(provider, 0)
+    assert [made for made in await launch(provider, SPEC, 1, "a") if made.state is not InstanceState.STOPPING] == []
+    assert await provider.list() == []
+
+
+async def test_what_is_proposed_says_what_will_be_there(world: World) -> None:
+    provider = await world.open()
+    proposal, again = await provider.propose(SPEC, 2), await provider.propose(SPEC, 2)
+    assert proposal.capacity == CAPACITY
+    assert (proposal.count, proposal.config) == (2, again.config)
+    assert proposal.request
+    assert proposal.note
+    assert await provider.list() == []
+
+
+async def test_an_instance_tells_its_intent_and_its_configuration(world: World) -> None:
+    provider = await world.open()
+    proposal = await provider.propose(SPEC, 1)
+    await launch(provider, SPEC, 1, "a")
+    (instance,) = await provider.list()
+    assert (instance.intent, instance.config) == ("a", proposal.config)
 
 
 async def test_a_drained_instance_that_holds_nothing_ends(world: World) -> None:
     provider = await world.open()
-    stays, goes = await provider.launch(SPEC, 2, token="a")
+    stays, goes = await launch(provider, SPEC, 2, "a")
     await world.until_up(goes.agent_id)
     await provider.stop(goes.id, StopMode.DRAIN)
     await until_count(provider, 1)
@@ -152,7 +180,7 @@ async def test_a_drained_instance_that_holds_nothing_ends(world: World) -> None:
 
 async def test_a_busy_instance_is_stopping_until_it_is_forced(world: World) -> None:
     provider = await world.open(busy=True)
-    (instance,) = await provider.launch(SPEC, 1, token="a")
+    (instance,) = await launch(provider, SPEC, 1, "a")
     await world.until_up(instance.agent_id)
     await provider.stop(instance.id, StopMode.DRAIN)
     await provider.stop(instance.id, StopMode.DRAIN)
@@ -165,7 +193,7 @@ async def test_a_busy_instance_is_stopping_until_it_is_forced(world: World) -> N
 
 async def test_drain_waits_until_all_have_ended(world: World) -> None:
     provider = await world.open()
-    for instance in await provider.launch(SPEC, 3, token="a"):
+    for instance in await launch(provider, SPEC, 3, "a"):
         await world.until_up(instance.agent_id)
     assert await provider.drain(10.0) == []
     assert await provider.list() == []
@@ -174,7 +202,7 @@ async def test_drain_waits_until_all_have_ended(world: World) -> None:
 async def test_kill_ends_what_does_not_listen(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("scaler.adapters.local.KILL_GRACE_S", 0.05)
     provider = await world.open(busy=True)
-    (instance,) = await provider.launch(SPEC, 1, token="a")
+    (instance,) = await launch(provider, SPEC, 1, "a")
     await world.until_up(instance.agent_id)
     await provider.stop(instance.id, StopMode.KILL)
     await until_count(provider, 0)
@@ -182,7 +210,7 @@ async def test_kill_ends_what_does_not_listen(world: World, monkeypatch: pytest.
 
 async def test_an_end_is_heard_and_explained(world: World) -> None:
     provider = await world.open()
-    (instance,) = await provider.launch(SPEC, 1, token="a")
+    (instance,) = await launch(provider, SPEC, 1, "a")
     await world.until_up(instance.agent_id)
     async with asyncio.timeout(10), aclosing(provider.changes()) as changes:
         await anext(changes)
@@ -194,7 +222,7 @@ async def test_an_end_is_heard_and_explained(world: World) -> None:
 
 async def test_the_next_provider_finds_the_instances(world: World) -> None:
     first = await world.open()
-    made = sorted(await first.launch(SPEC, 2, token="a"), key=lambda instance: instance.id)
+    made = sorted(await launch(first, SPEC, 2, "a"), key=lambda instance: instance.id)
     for instance in made:
         await world.until_up(instance.agent_id)
     await first.close()
@@ -206,7 +234,7 @@ async def test_the_next_provider_finds_the_instances(world: World) -> None:
     assert [(i.id, i.agent_id, i.launched_at, i.capacity) for i in found] == [
         (i.id, i.agent_id, i.launched_at, i.capacity) for i in made
     ]
-    assert len(await second.launch(SPEC, 2, token="a")) == 2
+    assert len(await launch(second, SPEC, 2, "a")) == 2
     assert len(await second.list()) == 2
     await world.end(found[0].agent_id)
     await until_count(second, 1)
@@ -216,9 +244,9 @@ async def test_the_next_provider_finds_the_instances(world: World) -> None:
 
 async def test_instances_of_other_queues_are_not_seen(world: World) -> None:
     mine, other = await world.open(), await world.open("other")
-    (theirs,) = await other.launch(SPEC.model_copy(update={"queue_name": "other"}), 1, token="a")
+    (theirs,) = await launch(other, SPEC.model_copy(update={"queue_name": "other"}), 1, "a")
     assert await mine.list() == []
-    (ours,) = await mine.launch(SPEC, 1, token="a")
+    (ours,) = await launch(mine, SPEC, 1, "a")
     assert ours.agent_id != theirs.agent_id
     await mine.stop(theirs.id, StopMode.KILL)
     assert len(await other.list()) == 1
@@ -226,6 +254,6 @@ async def test_instances_of_other_queues_are_not_seen(world: World) -> None:
 
 async def test_a_change_of_the_spec_is_for_later_launches(world: World) -> None:
     provider = await world.open()
-    (instance,) = await provider.launch(SPEC, 1, token="a")
+    (instance,) = await launch(provider, SPEC, 1, "a")
     await provider.capacity(SPEC.model_copy(update={"provider": LocalSpec(cpu=4)}))
     assert (await provider.list())[0].capacity == instance.capacity

@@ -6,7 +6,7 @@
 
 Owns the instances, which outlive the providers that started them. An idle instance ends as soon as it is told to drain,
 one in `cloud.busy` when it is forced, or on `cloud.end`. Faults: `cloud.failure = "no answer"`, `cloud.launch_failure`,
-`cloud.launch_limit`.
+`cloud.launch_refusal`, `cloud.launch_limit`, `cloud.lost_replies`, `cloud.hidden_for`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from launch.core.capacity import Amount
 from launch.ports import Clock
 from launch.queue import QueueSpec
 from scaler.core.instance import Instance, InstanceState, StopMode
-from scaler.ports import ProviderUnavailable
+from scaler.core.intent import Intent
+from scaler.ports import Launched, Proposal, ProviderRefused, ProviderUnavailable
 
 
 class FakeCloud:
@@ -34,6 +35,16 @@ class FakeCloud:
         """As `failure`, but for launches only."""
         self.launch_limit: int | None = None
         """Start no more than this many instances a call, as a cloud that is short of them does."""
+        self.launch_refusal: str | None = None
+        """While set, launches raise `ProviderRefused` with it: nothing was started."""
+        self.lost_replies = 0
+        """So many launches take effect but raise `ProviderUnavailable`."""
+        self.hidden_for = 0
+        """An instance is left out of so many listings after its launch."""
+        self.config = "1"
+        """What launches of now are configured like."""
+        self.proposed: list[int] = []
+        """How many each proposal was asked for."""
         self.busy: set[str] = set()
         """Agents that hold something: they don't end when they are drained."""
         self.on_launch: Callable[[Instance], None] = lambda _: None
@@ -41,10 +52,14 @@ class FakeCloud:
         self.on_stop: Callable[[Instance, StopMode], None] = lambda _, __: None
         self.launches: list[int] = []
         """How many each call to `launch` started."""
+        self.tokens: dict[tuple[str, str], list[str]] = {}
+        """What was ever started, by queue and token."""
+        self.most = 0
+        """The most instances that any queue has had at a time."""
         self.instances: dict[str, Instance] = {}
         self._clock = clock
         self._queues: dict[str, str] = {}
-        self._tokens: dict[str, tuple[str, str]] = {}
+        self._unlisted: dict[str, int] = {}
         self._stories: dict[str, str] = {}
         self._listeners: set[asyncio.Event] = set()
 
@@ -57,23 +72,46 @@ class FakeCloud:
         found = [self.instances[key] for key, owner in self._queues.items() if owner == queue]
         return sorted(found, key=lambda instance: (instance.launched_at, instance.id))
 
-    def launch(self, queue: str, count: int, token: str) -> list[Instance]:
-        """Start what `token` has not started yet."""
-        made = [self.instances[key] for key, owner in self._tokens.items() if owner == (queue, token)]
-        before = len(made)
-        limit = count if self.launch_limit is None else min(count, before + self.launch_limit)
-        while len(made) < limit:
-            instance_id = f"i-{len(self._stories) + len(self.instances) + 1:04d}"
-            instance = Instance(
-                instance_id, f"agent-{instance_id}", self._clock.now(), InstanceState.STARTING, self.capacity
-            )
-            self.instances[instance_id] = instance
-            self._queues[instance_id] = queue
-            self._tokens[instance_id] = (queue, token)
-            made.append(instance)
-            self.on_launch(instance)
-        self.launches.append(len(made) - before)
-        return made
+    def launch(
+        self, queue: str, count: int, token: str, *, intent: str | None = None, config: str = ""
+    ) -> list[Instance]:
+        """Start what `token` has not started yet, once for all: a repeat finds what is left of the first."""
+        key = (queue, token)
+        if key not in self.tokens:
+            limit = count if self.launch_limit is None else min(count, self.launch_limit)
+            self.tokens[key] = [self._start(queue, intent, config).id for _ in range(limit)]
+            self.launches.append(limit)
+        else:
+            self.launches.append(0)
+        return [self.instances[found] for found in self.tokens[key] if found in self.instances]
+
+    def _start(self, queue: str, intent: str | None, config: str) -> Instance:
+        instance_id = f"i-{len(self._stories) + len(self.instances) + 1:04d}"
+        instance = Instance(
+            instance_id,
+            f"agent-{instance_id}",
+            self._clock.now(),
+            InstanceState.STARTING,
+            self.capacity,
+            config=config,
+            intent=intent,
+        )
+        self.instances[instance_id] = instance
+        self._queues[instance_id] = queue
+        self._unlisted[instance_id] = self.hidden_for
+        self.most = max(self.most, len(self.of(queue)))
+        self.on_launch(instance)
+        return instance
+
+    def listed(self, queue: str) -> list[Instance]:
+        """What a listing shows: a fresh instance is not in the first `hidden_for` ones."""
+        found = []
+        for instance in self.of(queue):
+            if self._unlisted[instance.id] > 0:
+                self._unlisted[instance.id] -= 1
+            else:
+                found.append(instance)
+        return found
 
     def begin_stop(self, instance_id: str, mode: StopMode) -> None:
         """Mark it as stopping; it ends at once unless it is busy."""
@@ -88,7 +126,7 @@ class FakeCloud:
     def end(self, instance_id: str, story: str = "ended by itself") -> None:
         """An instance is gone."""
         if self.instances.pop(instance_id, None) is not None:
-            del self._queues[instance_id], self._tokens[instance_id]
+            del self._queues[instance_id], self._unlisted[instance_id]
             self._stories[instance_id] = f"{instance_id} {story}"
             for listener in self._listeners:
                 listener.set()
@@ -120,17 +158,31 @@ class FakeProvider:
 
     async def list(self) -> Sequence[Instance]:
         await self._answer()
-        return self._cloud.of(self._queue)
+        return self._cloud.listed(self._queue)
 
     async def capacity(self, spec: QueueSpec) -> Amount:
         await self._answer()
         return self._cloud.capacity
 
-    async def launch(self, spec: QueueSpec, count: int, *, token: str) -> Sequence[Instance]:
+    async def propose(self, spec: QueueSpec, count: int) -> Proposal:
         await self._answer()
-        if self._cloud.launch_failure is not None:
-            raise ProviderUnavailable(self._cloud.launch_failure)
-        return self._cloud.launch(self._queue, count, token)
+        self._cloud.proposed.append(count)
+        request = f'{{"queue": "{self._queue}", "count": {count}}}'
+        return Proposal(count, request, f"fake-{self._cloud.config}", self._cloud.capacity, "fake instances")
+
+    async def launch(self, intent: Intent) -> Launched:
+        await self._answer()
+        cloud = self._cloud
+        if cloud.launch_failure is not None:
+            raise ProviderUnavailable(cloud.launch_failure)
+        if cloud.launch_refusal is not None:
+            raise ProviderRefused(cloud.launch_refusal)
+        made = cloud.launch(self._queue, intent.count, intent.token, intent=intent.id, config=intent.config)
+        if cloud.lost_replies > 0:
+            cloud.lost_replies -= 1
+            raise ProviderUnavailable("no answer in time")
+        short = len(cloud.tokens[self._queue, intent.token]) < intent.count
+        return Launched(made, "there are no more of them" if short else None)
 
     async def stop(self, instance_id: str, mode: StopMode) -> None:
         await self._answer()

@@ -21,6 +21,7 @@ from scaler.adapters.local import LocalProvider
 from scaler.adapters.local_files import LocalFiles, Note
 from scaler.core.instance import InstanceState, StopMode
 from scaler.ports import ProviderUnavailable
+from tests.unit.scaler.launching import launch
 from tests.unit.scaler.stub_agent import StubAgents
 
 SPEC = QueueSpec(queue_name="work", max_instances=4, provider=LocalSpec(cpu=2.5, memory=3 * 1024**3))
@@ -73,7 +74,7 @@ def note(agent_id: str, pid: int | None, created: float = 0.0) -> Note:
 
 async def test_the_command_line_says_what_the_agent_offers(bench: Bench) -> None:
     provider = await bench.open()
-    (instance,) = await provider.launch(SPEC, 1, token="a")
+    (instance,) = await launch(provider, SPEC, 1, "a")
     await bench.stubs.until_up(instance.agent_id)
     arguments = bench.stubs.arguments[instance.agent_id]
     assert dict(zip(arguments[::2], arguments[1::2], strict=True)) == {
@@ -91,7 +92,7 @@ async def test_the_command_line_says_what_the_agent_offers(bench: Bench) -> None
 
 async def test_a_password_is_not_put_on_the_command_line(bench: Bench) -> None:
     provider = await bench.open(server_url="nats://me:secret@h:4222")
-    (instance,) = await provider.launch(SPEC, 1, token="a")
+    (instance,) = await launch(provider, SPEC, 1, "a")
     await bench.stubs.until_up(instance.agent_id)
     assert "--server" not in bench.stubs.arguments[instance.agent_id]
     pid = bench.files.notes()[0].pid
@@ -105,7 +106,7 @@ async def test_an_agent_finds_the_secrets_that_the_scaler_was_given(
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     provider = await bench.open()
-    (instance,) = await provider.launch(SPEC, 1, token="a")
+    (instance,) = await launch(provider, SPEC, 1, "a")
     await bench.stubs.until_up(instance.agent_id)
     pid = bench.files.notes()[0].pid
     assert given.items() <= psutil.Process(pid).environ().items()
@@ -113,7 +114,7 @@ async def test_an_agent_finds_the_secrets_that_the_scaler_was_given(
 
 async def test_an_agent_is_in_a_session_of_its_own(bench: Bench) -> None:
     provider = await bench.open()
-    await provider.launch(SPEC, 1, token="a")
+    await launch(provider, SPEC, 1, "a")
     pid = bench.files.notes()[0].pid
     assert pid is not None
     assert os.getsid(pid) == pid != os.getsid(0)
@@ -160,7 +161,7 @@ async def test_a_process_that_got_the_same_pid_is_not_taken_for_the_agent(bench:
 async def test_an_agent_whose_start_time_does_not_fit_is_not_taken_over(bench: Bench) -> None:
     """It was started by hand with an old agent's arguments, and got its pid."""
     first = await bench.open()
-    (instance,) = await first.launch(SPEC, 1, token="a")
+    (instance,) = await launch(first, SPEC, 1, "a")
     await bench.stubs.until_up(instance.agent_id)
     await first.close()
     (found,) = bench.files.notes()
@@ -171,7 +172,7 @@ async def test_an_agent_whose_start_time_does_not_fit_is_not_taken_over(bench: B
 async def test_an_agent_that_is_only_just_starting_is_found(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel shows no arguments until the new program is in place."""
     first = await bench.open()
-    (instance,) = await first.launch(SPEC, 1, token="a")
+    (instance,) = await launch(first, SPEC, 1, "a")
     await first.close()
     monkeypatch.setattr(psutil.Process, "cmdline", lambda _: [])
     assert [found.id for found in await (await bench.open()).list()] == [instance.id]
@@ -179,8 +180,8 @@ async def test_an_agent_that_is_only_just_starting_is_found(bench: Bench, monkey
 
 async def test_agents_of_other_queues_are_left_to_them(bench: Bench) -> None:
     first, other = await bench.open(), await bench.open(queue="other")
-    (mine,) = await first.launch(SPEC, 1, token="a")
-    (theirs,) = await other.launch(SPEC, 1, token="a")
+    (mine,) = await launch(first, SPEC, 1, "a")
+    (theirs,) = await launch(other, SPEC, 1, "a")
     for instance in (mine, theirs):
         await bench.stubs.until_up(instance.agent_id)
     await first.close()
@@ -192,7 +193,7 @@ async def test_agents_of_other_queues_are_left_to_them(bench: Bench) -> None:
 async def test_a_start_that_was_not_noted_to_its_end_is_found(bench: Bench) -> None:
     """The scaler died between the start of the process and the completion of the note."""
     first = await bench.open()
-    made = await first.launch(SPEC, 2, token="a")
+    made = await launch(first, SPEC, 2, "a")
     await bench.stubs.until_up(made[0].agent_id)
     await first.close()
     for found in bench.files.notes():
@@ -206,7 +207,7 @@ async def test_a_note_without_a_process_frees_its_number(bench: Bench) -> None:
     await bench.open(queue="other")  # Makes the directories.
     bench.files.write(note("local-1", None))
     provider = await bench.open()
-    first, second = await provider.launch(SPEC, 2, token="a")
+    first, second = await launch(provider, SPEC, 2, "a")
     assert first.agent_id.endswith("-work-1")
     assert second.agent_id.endswith("-work-2")
     await bench.stubs.until_up(first.agent_id)
@@ -215,7 +216,7 @@ async def test_a_note_without_a_process_frees_its_number(bench: Bench) -> None:
         async for _ in changes:
             if len(await provider.list()) == 1:
                 break
-    (third,) = await provider.launch(SPEC, 1, token="b")
+    (third,) = await launch(provider, SPEC, 1, "b")
     assert third.agent_id == first.agent_id
 
 
@@ -225,7 +226,7 @@ async def test_an_exit_is_explained_by_code_and_last_words(bench: Bench) -> None
     )
     async with asyncio.timeout(10), aclosing(provider.changes()) as changes:
         await anext(changes)
-        (instance,) = await provider.launch(SPEC, 1, token="a")
+        (instance,) = await launch(provider, SPEC, 1, "a")
         await anext(changes)
     story = await provider.explain(instance.id)
     assert story.startswith(f"{instance.id} exited with code 3, its last words: no engine; its log: ")
@@ -235,14 +236,14 @@ async def test_an_exit_is_explained_by_code_and_last_words(bench: Bench) -> None
 async def test_a_command_that_cannot_be_started_is_unavailable_and_leaves_nothing(bench: Bench) -> None:
     provider = await bench.open(command=[str(bench.data_dir / "nowhere")])
     with pytest.raises(ProviderUnavailable, match="can't start an agent: No such file"):
-        await provider.launch(SPEC, 1, token="a")
+        await launch(provider, SPEC, 1, "a")
     assert bench.files.notes() == []
 
 
 async def test_the_next_scaler_does_not_hurry_an_agent_that_drains(bench: Bench) -> None:
     """Its first SIGTERM came from the one before."""
     first = await bench.open(patience=1)
-    (instance,) = await first.launch(SPEC, 1, token="a")
+    (instance,) = await launch(first, SPEC, 1, "a")
     await bench.stubs.until_up(instance.agent_id)
     await first.stop(instance.id, StopMode.DRAIN)
     await first.close()
@@ -255,7 +256,7 @@ async def test_the_next_scaler_does_not_hurry_an_agent_that_drains(bench: Bench)
 async def test_sigkill_is_for_what_ignores_sigterm(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("scaler.adapters.local.KILL_GRACE_S", 0.05)
     provider = await bench.open(patience=99)
-    (instance,) = await provider.launch(SPEC, 1, token="a")
+    (instance,) = await launch(provider, SPEC, 1, "a")
     await bench.stubs.until_up(instance.agent_id)
     await provider.stop(instance.id, StopMode.DRAIN)
     assert await provider.force(0.05) == [instance.id]
@@ -272,10 +273,11 @@ from pathlib import Path
 from launch.adapters.clock import SystemClock
 from launch.queue import QueueSpec
 from scaler.adapters.local import LocalProvider
+from tests.unit.scaler.launching import launch
 async def main():
     provider = await LocalProvider.open("work", data_dir=Path({str(bench.data_dir)!r}), server_url="nats://h:4222",
         clock=SystemClock(), command={bench.stubs.command()!r})
-    await provider.launch(QueueSpec(queue_name="work"), 2, token="a")
+    await launch(provider, QueueSpec(queue_name="work"), 2, "a")
     os.kill(os.getpid(), signal.SIGKILL)
 asyncio.run(main())
 """
@@ -294,7 +296,7 @@ async def test_gpus_are_shared_out_and_none_is_two_agents(bench: Bench) -> None:
     provider._gpus = ("GPU-a", "GPU-b", "GPU-c")
     spec = SPEC.model_copy(update={"max_instances": 3})
     assert (await provider.capacity(spec)).gpus == 1
-    made = await provider.launch(spec, 3, token="a")
+    made = await launch(provider, spec, 3, "a")
     for instance in made:
         await bench.stubs.until_up(instance.agent_id)
     offered = [bench.stubs.arguments[instance.agent_id] for instance in made]
