@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from launch.fields import Cpus, Duration, Env, Image, Memory, Name, S3Url, Scalar, SecretRef, Spec, Text
+from launch.aws import AwsProvider
+from launch.fields import Cpus, Duration, Env, Image, Memory, Name, S3Url, Scalar, SecretRef, Spec
 from launch.job import JobSpec, Resources
+
+__all__ = ["AwsProvider", "JobDefaults", "LocalProvider", "Provider", "QueueSpec", "StaticProvider"]
 
 
 class LocalProvider(Spec):
@@ -35,18 +38,6 @@ class StaticProvider(Spec):
     """Workers exist already and run `launch agent` themselves; nothing is started or stopped."""
 
     type: Literal["static"] = "static"
-
-
-class AwsProvider(Spec):
-    """Workers are EC2 instances."""
-
-    type: Literal["aws"] = "aws"
-    region: Text
-    """The AWS region, such as `us-east-1`."""
-    instance_type: Text
-    """The EC2 instance type, such as `g4dn.xlarge`."""
-    ami: Text | None = None
-    """The machine image. Unset: a public one that fits the instance type."""
 
 
 _Tagged = Annotated[LocalProvider | StaticProvider | AwsProvider, Field(discriminator="type")]

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 from launch.errors import Problem, SpecError
 from launch.fields import Spec
 from launch.job import JobSpec, Resources
-from launch.queue import QueueSpec
+from launch.queue import AwsProvider, LocalProvider, QueueSpec
 from launch.subjects import MAX_SPEC_BYTES
 
 S = TypeVar("S", bound=Spec)
@@ -322,7 +322,8 @@ def _lost_indentation(model: type[BaseModel], tree: dict[Any, Any]) -> Problem |
         elif section in inside:
             fallen = [key for key in strays if key in inside[section]]
         elif section == "provider":
-            fallen = [key for key in strays if key in ("type", "region", "instance_type", "ami", "cpu", "memory")]
+            known = {*AwsProvider.model_fields, *LocalProvider.model_fields}
+            fallen = [key for key in strays if key in known]
         else:
             fallen = []
         if fallen:
