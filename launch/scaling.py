@@ -15,6 +15,10 @@ from launch.core.capacity import Amount
 
 DECISIONS_KEPT = 200
 """How many past decisions are kept of each queue."""
+LISTED_AT_MOST = 500
+"""Of how many instances a report tells one by one: it has to fit into one message, once a second."""
+RENEWED_EVERY_S = 30.0
+"""A scaler that looks at its queue writes its report at least this often, changed or not."""
 
 
 class InstanceStage(StrEnum):
@@ -47,6 +51,36 @@ class InstanceReport(BaseModel):
     capacity: Amount
     jobs: int = 0
     """How many jobs it holds."""
+    registered_at: datetime | None = None
+    """When its agent was first there."""
+    busy_s: dict[str, float] = {}
+    """As in `InstanceEnd`, up to the report's time."""
+
+
+class InstanceGroup(BaseModel):
+    """Instances that are alike, where there are too many to tell of each."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    stage: InstanceStage
+    instance_type: str | None = None
+    market: str = ""
+    count: int
+    jobs: int = 0
+    age_s: float
+    """How long they have existed, added up, up to the report's time."""
+    busy_s: dict[str, float] = {}
+
+
+class BootTrouble(BaseModel):
+    """Launches that came to nothing, one after the other."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    failures: int
+    why: str = ""
+    """The last one's story."""
+    retry_at: datetime | None = None
 
 
 class ScalingReport(BaseModel):
@@ -61,12 +95,24 @@ class ScalingReport(BaseModel):
     reasons: tuple[str, ...] = ()
     """The latest plan's, in sentences."""
     instances: tuple[InstanceReport, ...] = ()
+    """The first `LISTED_AT_MOST`, those that are not ready before the others."""
+    more: tuple[InstanceGroup, ...] = ()
+    """The others."""
+    max_instances: int | None = None
+    """The most that there may be, as the scaler understood the queue; None where it starts none."""
     boot_s: float | None = None
     """What a boot usually lasts (median), in seconds; None before any was seen."""
     boot_p99_s: float | None = None
     next_look_at: datetime | None = None
     trouble: str | None = None
     """What stops it from scaling: the provider's own words, and what to do."""
+    boots: BootTrouble | None = None
+    """Launches that never registered, if the latest ones did not."""
+
+    @property
+    def count(self) -> int:
+        """How many instances there are, those that are only asked for included."""
+        return len(self.instances) + sum(group.count for group in self.more)
 
 
 class DecisionReport(BaseModel):
@@ -96,7 +142,10 @@ class InstanceEnd(BaseModel):
     registered_at: datetime | None = None
     ended_at: datetime
     busy_s: dict[str, float] = {}
-    """Instance-seconds held, by job type: each job's largest share of any dimension, times how long."""
+    """Instance-seconds held, by job type: each job's largest share of any dimension, times how long.
+
+    Never more than it existed: where the shares of its jobs exceed the whole, they are scaled down to it.
+    """
     why: str = ""
     """Why it was ended."""
 
