@@ -194,8 +194,8 @@ class Jobs(Protocol):
         """The message as published, or None once it has been acked (or never was)."""
         ...
 
-    async def depth(self, queue: str) -> Depth:
-        """Raises `NotFound`."""
+    async def depth(self, queue: str, *, by_subject: bool = True) -> Depth:
+        """How much lies there; without `by_subject` the counts by subject are left out. Raises `NotFound`."""
         ...
 
     async def peek(self, queue: str, limit: int, *, after_seq: int = 0) -> list[Message]:
@@ -397,6 +397,10 @@ class Leases(Protocol):
 
     async def holder(self, name: str) -> str | None:
         """Who has it, or None."""
+        ...
+
+    async def inherit(self, name: str, holder: str, *, of: str, ttl_s: float) -> int | None:
+        """Take the lease from a holder that is known to be dead; None if somebody else has it by now."""
         ...
 
 

@@ -126,6 +126,18 @@ async def test_one_holder_at_a_time(broker: Broker, other: Broker, queue: str) -
     assert await broker.leases.holder(queue) == "two"
 
 
+async def test_a_lease_is_inherited_from_the_one_that_is_named(broker: Broker, other: Broker, queue: str) -> None:
+    first = await broker.leases.acquire(queue, "one", ttl_s=30)
+    assert first is not None
+    assert await other.leases.inherit(queue, "two", of="three", ttl_s=30) is None
+    second = await other.leases.inherit(queue, "two", of="one", ttl_s=30)
+    assert second is not None
+    assert await broker.leases.renew(queue, "one", first, ttl_s=30) is None
+    assert await broker.leases.inherit(queue, "one", of="one", ttl_s=30) is None
+    assert await other.leases.renew(queue, "two", second, ttl_s=30) is not None
+    assert await other.leases.inherit("nobody-" + queue, "two", of="one", ttl_s=30) is None
+
+
 async def test_of_many_candidates_one_wins(broker: Broker, other: Broker, queue: str) -> None:
     tries = [who.leases.acquire(queue, f"{n}", ttl_s=30) for n, who in enumerate((broker, other) * 5)]
     won = [n for n, revision in enumerate(await asyncio.gather(*tries)) if revision is not None]

@@ -191,3 +191,9 @@ async def test_peek_goes_on_after_what_is_known(broker: Broker, queue: str) -> N
     await broker.jobs.discard(jobs[2])
     assert [m.job for m in await broker.jobs.peek(queue, 9, after_seq=jobs[1].seq)] == jobs[3:]
     assert await broker.jobs.peek(queue, 9, after_seq=jobs[4].seq) == []
+
+
+async def test_the_counts_by_subject_may_be_left_out(broker: Broker, queue: str) -> None:
+    jobs = [(await broker.jobs.publish(queue, "train", b"x")).job for _ in range(3)]
+    found = await broker.jobs.depth(queue, by_subject=False)
+    assert (found.messages, found.first_seq, found.last_seq, found.subjects) == (3, jobs[0].seq, jobs[2].seq, {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
+from dataclasses import replace
 
 from launch.errors import NotFound
 from launch.ports import Changed, Depth, Message, Published, QueueStatus, Synced
@@ -79,9 +80,10 @@ class FakeJobs:
             stream = self._server.streams.get(job.queue)
             return stream.messages.get(job.seq) if stream else None
 
-    async def depth(self, queue: str) -> Depth:
+    async def depth(self, queue: str, *, by_subject: bool = True) -> Depth:
         async with self._link.request():
-            return self._server.stream(queue).depth()
+            found = self._server.stream(queue).depth()
+            return found if by_subject else replace(found, subjects={})
 
     async def peek(self, queue: str, limit: int, *, after_seq: int = 0) -> list[Message]:
         async with self._link.request():

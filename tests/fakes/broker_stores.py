@@ -198,6 +198,13 @@ class FakeLeases:
             entry = self._bucket.get(name)
             return entry.value.decode() if entry and entry.value is not None else None
 
+    async def inherit(self, name: str, holder: str, *, of: str, ttl_s: float) -> int | None:
+        async with self._link.request():
+            entry = self._bucket.get(name)
+            if entry is None or entry.value != of.encode():
+                return None
+            return self._bucket.update(name, holder.encode(), entry.revision, ttl_s=whole(ttl_s))
+
 
 class FakeDocuments:
     """`launch.ports.Documents`."""

@@ -70,8 +70,8 @@ class NatsJobs:
             return None
         return None if msg is None else _stored(job.queue, msg)
 
-    async def depth(self, queue: str) -> Depth:
-        return await read_depth(self._connection, queue)
+    async def depth(self, queue: str, *, by_subject: bool = True) -> Depth:
+        return await read_depth(self._connection, queue, subjects_wanted=by_subject)
 
     async def peek(self, queue: str, limit: int, *, after_seq: int = 0) -> builtins.list[Message]:
         state = (await stream_info(self._connection, queue))["state"]

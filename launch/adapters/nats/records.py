@@ -158,6 +158,12 @@ class NatsLeases:
         entry = await self._bucket.get(name)
         return None if entry is None or entry.value is None else entry.value.decode(errors="replace")
 
+    async def inherit(self, name: str, holder: str, *, of: str, ttl_s: float) -> int | None:
+        entry = await self._bucket.get(name)
+        if entry is None or entry.value != of.encode():
+            return None
+        return await self.renew(name, holder, entry.revision, ttl_s=ttl_s)
+
 
 def _json(record: JobRecord) -> bytes:
     return record.model_dump_json(exclude_none=True).encode()
