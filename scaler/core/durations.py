@@ -61,12 +61,12 @@ def mean_s(lasted: Sequence[float]) -> float | None:
     return sum(lasted) / len(lasted) if lasted else None
 
 
-def residual_s(lasted: Sequence[float], age_s: float) -> float:
+def residual_s(lasted: Sequence[float], age_s: float, share: float = 0.5) -> float:
     """How long something of this age goes on: the median of those in `lasted` (sorted) that were longer, less its age.
 
-    With none that was longer: as long again.
+    `share` 0.5 is the median; more is more careful. With none that was longer: as long again.
     """
     first = bisect_right(lasted, age_s)
     if first == len(lasted):
         return age_s
-    return lasted[(first + len(lasted)) // 2] - age_s
+    return lasted[first + int(share * (len(lasted) - first))] - age_s

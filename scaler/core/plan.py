@@ -2,7 +2,7 @@
 
 Invariants, for any snapshot: never more than `max_instances` exist because of a plan; what is unknown holds everything;
 nothing that holds a job, or may hold one, is stopped; carrying a plan out and planning again at the same moment does
-nothing more. Running jobs are not demand, starting instances are capacity.
+nothing more. Running jobs are not demand, what is asked for and what is starting is capacity.
 """
 
 from __future__ import annotations
@@ -13,51 +13,23 @@ from datetime import datetime, timedelta
 
 from launch.core.capacity import Amount
 from launch.core.quantity import show_duration
-from scaler.core.instance import StopMode
-from scaler.core.packing import Packing, pack
-from scaler.core.snapshot import Boots, Pending, PendingJob, Policy, Snapshot, Unknown
-from scaler.core.standing import Kind, Standing, standings
+from scaler.core.actions import Action, Launch, Part, Refuse, Stop, show_count
+from scaler.core.ending import end_idle, end_useless, floor_for
+from scaler.core.forecast import offered_load
+from scaler.core.launching import launch
+from scaler.core.packing import Sizes, sizes_of
+from scaler.core.schedule import Misfits, Schedule, schedule
+from scaler.core.snapshot import Pending, PendingGroup, Policy, Snapshot, Unknown
+from scaler.core.standing import Standing, standings
+
+__all__ = ["Action", "Launch", "Plan", "Refuse", "Stop", "plan"]
 
 NAMED_AT_MOST = 3
 """How many jobs of a kind a reason names."""
 REFUSED_AT_MOST = 100
 """How many jobs one plan refuses; the next one goes on."""
-
-
-@dataclass(frozen=True, slots=True)
-class Launch:
-    """Start so many instances; a `canary` is one that has to come up before more are started."""
-
-    count: int
-    why: str = ""
-    canary: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """End this instance, provided that its agent is still out of sight (`absent`), or still holds nothing.
-
-    DRAIN asks the agent, which takes no more work and says when it holds nothing; a later plan then ends the instance.
-    KILL ends one whose agent is drained, lost or never came (`never_came`: its launch has failed).
-    """
-
-    instance_id: str
-    agent_id: str
-    mode: StopMode
-    why: str
-    absent: bool = False
-    never_came: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Refuse:
-    """End this pending job as unschedulable: nothing that is there or could be started would ever hold it."""
-
-    job_id: str
-    why: str
-
-
-Action = Launch | Stop | Refuse
+LOOK_APART_S = 1.0
+"""Looks at whether running jobs have ended as expected are at least this far ahead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +41,6 @@ class Plan:
     reasons: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """One rule's share of the plan."""
-
-    actions: tuple[Action, ...] = ()
-    look_at: tuple[datetime, ...] = ()
-    reasons: tuple[str, ...] = ()
-
-
 def plan(snapshot: Snapshot, policy: Policy, now: datetime) -> Plan:
     """Decide for one queue."""
     pending, workers, capacity = snapshot.pending, snapshot.workers, snapshot.capacity
@@ -85,29 +48,22 @@ def plan(snapshot: Snapshot, policy: Policy, now: datetime) -> Plan:
         unknown = [part for part in (pending, workers, capacity) if isinstance(part, Unknown)]
         return Plan((), None, tuple(dict.fromkeys(f"holding: {part.why}" for part in unknown)))
 
-    fleet = standings(workers, policy, now)
-    jobs, excluded = _demand(pending, policy)
+    fleet = standings(workers, policy, snapshot.past, now)
+    groups, excluded = _demand(pending, policy)
     existing = sum(1 for item in fleet if item.worker.instance is not None)
     limit = max(0, policy.max_instances - existing) if policy.elastic else 0
-    packing = pack(jobs, [item.as_room() for item in fleet if item.room is not None], capacity, limit)
+    found = schedule(groups, fleet, capacity, limit, policy, snapshot.past, now)
+    floor = floor_for(offered_load(snapshot.past, capacity, now, policy.tuning.tau_s), policy)
 
-    ended = _end_useless(fleet)
-    idle = _end_idle(fleet, packing, policy, now)
-    # An agent that never came makes the next launch wait, in this very plan as in the next one.
-    boots = snapshot.boots
-    for item in fleet:
-        if item.kind is Kind.OVERDUE:
-            boots = boots.failed(now, f"{item.worker.name} never registered")
-    launches = _launch(fleet, packing, policy, boots, limit, now)
-    refused = _refuse(packing, fleet, capacity, policy)
+    wholes = _wholes(fleet)
     parts = (
-        ended,
-        idle,
-        launches,
-        refused,
-        _Part(reasons=(*excluded, *_waiting(packing, fleet, capacity, policy, pending))),
+        end_useless(fleet),
+        end_idle(fleet, found.used, floor, policy, snapshot.past, now),
+        launch(snapshot, fleet, found, floor if groups else floor_for(0.0, policy), policy, limit, now),
+        _refuse(found, wholes, capacity, policy),
+        _soon(found, now),
+        Part(reasons=(*excluded, *_waiting(found, wholes, capacity, policy, pending))),
     )
-
     looks = [at for part in parts for at in part.look_at]
     looks += [item.due for item in fleet if item.due is not None]
     return Plan(
@@ -117,154 +73,102 @@ def plan(snapshot: Snapshot, policy: Policy, now: datetime) -> Plan:
     )
 
 
-def _demand(pending: Pending, policy: Policy) -> tuple[Sequence[PendingJob], list[str]]:
+def _demand(pending: Pending, policy: Policy) -> tuple[Sequence[PendingGroup], list[str]]:
     """The jobs that workers of this queue would take now, and why the others are none."""
     if pending.paused:
-        waiting = len(pending.jobs) + pending.beyond
-        return (), ([f"the queue is paused: {_jobs(waiting)} pending until it is resumed"] if waiting else [])
+        waiting = pending.count
+        return (), ([f"the queue is paused: {show_count(waiting)} pending until it is resumed"] if waiting else [])
     if policy.job_types is None:
-        return pending.jobs, []
-    others = [job for job in pending.jobs if job.job_type not in policy.job_types]
+        return pending.groups, []
+    others = [group for group in pending.groups if group.job_type not in policy.job_types]
     if not others:
-        return pending.jobs, []
-    types = ", ".join(sorted({job.job_type for job in others})[:NAMED_AT_MOST])
-    reason = f"{_named(others)}: no worker of this queue takes the type {types} (job_types of the queue)"
-    return [job for job in pending.jobs if job.job_type in policy.job_types], [reason]
+        return pending.groups, []
+    types = ", ".join(sorted({group.job_type for group in others})[:NAMED_AT_MOST])
+    named = _named([(group, group.count) for group in others])
+    reason = f"{named}: no worker of this queue takes the type {types} (job_types of the queue)"
+    return [group for group in pending.groups if group.job_type in policy.job_types], [reason]
 
 
-def _end_useless(fleet: Sequence[Standing]) -> _Part:
-    """Instances that can't be of use any more."""
-    stops, reasons = [], []
-    for item in fleet:
-        if item.why_end is None or item.worker.instance is None:
-            continue
-        mode = StopMode.KILL if item.kind is Kind.OVERDUE else StopMode.DRAIN
-        absent = item.kind is not Kind.DRAINED
-        stops.append(Stop(item.worker.instance.id, item.worker.instance.agent_id, mode, item.why_end, absent))
-        reasons.append(f"stop {item.worker.name}: {item.why_end}")
-    return _Part(tuple(stops), (), tuple(reasons))
-
-
-def _end_idle(fleet: Sequence[Standing], packing: Packing, policy: Policy, now: datetime) -> _Part:
-    """Instances that hold nothing, that no pending job needs, and that the minimum can spare.
-
-    Those that have been idle longest go first: waiting pulls are served so that work gathers on the fuller agents,
-    hence these are the last to be needed. Of equals the youngest goes. Above the maximum no idle timeout counts.
-    """
-    ready = [item for item in fleet if item.kind is Kind.READY]
-    live = sum(1 for item in fleet if item.live)
-    idle = sorted(
-        (item for item in ready if item.idle_since is not None),
-        key=lambda item: (item.idle_since or now, -item.launched_at.timestamp(), item.worker.name),
+def _soon(found: Schedule, now: datetime) -> Part:
+    """Jobs for which nothing is started, as running ones make room in time: looked at again when they should have."""
+    if not found.soon or found.soon_at is None:
+        return Part()
+    at = max(found.soon_at, now + timedelta(seconds=LOOK_APART_S))
+    within = show_duration((found.soon_at - now).total_seconds())
+    reason = (
+        f"{show_count(found.soon)} waiting for running ones to end: sooner than a new instance, the first in {within}"
     )
-    spare, excess = max(0, len(ready) - policy.min_instances), max(0, live - policy.max_instances)
-    stops, looks, reasons = [], [], []
-    for item in idle:
-        instance, since = item.worker.instance, item.idle_since
-        if instance is None or since is None or not (spare or excess):
-            continue
-        expires = since + timedelta(seconds=policy.idle_timeout_s)
-        if excess:
-            why = f"max_instances is {policy.max_instances}, and it holds nothing"
-        elif item.worker.name in packing.used:
-            continue
-        elif now < expires:
-            looks.append(expires)
-            continue
-        else:
-            idle_s, limit_s = (now - since).total_seconds(), policy.idle_timeout_s
-            why = f"idle for {show_duration(idle_s)} (idle_timeout {show_duration(limit_s)})"
-        spare, excess = max(0, spare - 1), max(0, excess - 1)
-        stops.append(Stop(instance.id, instance.agent_id, StopMode.DRAIN, why))
-        reasons.append(f"stop {item.worker.name}: {why}")
-    return _Part(tuple(stops), tuple(looks), tuple(reasons))
-
-
-def _launch(
-    fleet: Sequence[Standing], packing: Packing, policy: Policy, boots: Boots, limit: int, now: datetime
-) -> _Part:
-    """What pending jobs need beyond the space that is there or coming, and what the minimum lacks."""
-    live = sum(1 for item in fleet if item.live)
-    short = max(0, policy.min_instances - live)
-    wanted = min(limit, max(packing.opened, short))
-    if not wanted:
-        return _Part()
-    retry_at = boots.retry_at(policy)
-    if retry_at is not None:
-        story = f"{_times(boots.failures)} in a row an instance never registered ({boots.why})"
-        if now < retry_at:
-            return _Part((), (retry_at,), (f"{story}: the next try is at {retry_at:%H:%M:%S} UTC",))
-        if any(item.kind is Kind.STARTING for item in fleet):
-            return _Part((), (), (f"{story}: one is being tried before more are started",))
-        wanted = 1
-    if packing.opened >= short:
-        why = f"{_jobs(packing.in_new, 'pending job')} found no room on the workers at hand"
-    else:
-        why = f"min_instances is {policy.min_instances} and {live} exist"
-    return _Part((Launch(wanted),), (), (f"launch {wanted}: {why}",))
+    return Part((), (at,), (reason,))
 
 
 def _waiting(
-    packing: Packing, fleet: Sequence[Standing], capacity: Amount, policy: Policy, pending: Pending
+    found: Schedule, wholes: Sequence[Amount], capacity: Amount, policy: Policy, pending: Pending
 ) -> Iterable[str]:
     """Why jobs go on waiting in spite of the plan."""
-    more = packing.left + (0 if pending.paused else pending.beyond)
-    wholes = _wholes(fleet)
-    larger, hopeless = _split(packing.misfits, wholes)
+    more = found.left + (0 if pending.paused else pending.beyond)
+    larger, hopeless = _split(found.misfits, wholes)
     if policy.elastic:
         if more:
-            yield f"{_jobs(more)} waiting: max_instances is {policy.max_instances}"
-        for job in larger[:NAMED_AT_MOST]:
-            yield f"{job.id} waits for room on a larger worker: {job.amount.shortfall(capacity)} of a new one"
-        for job in hopeless[:NAMED_AT_MOST]:
-            yield f"{job.id} fits no instance that could be started: {job.amount.shortfall(capacity)}"
-        unnamed = sum(max(0, len(found) - NAMED_AT_MOST) for found in (larger, hopeless))
+            yield f"{show_count(more)} waiting: max_instances is {policy.max_instances}"
+        for job_id, group in _first(larger):
+            yield f"{job_id} waits for room on a larger worker: {group.amount.shortfall(capacity)} of a new one"
+        for job_id, group in _first(hopeless):
+            yield f"{job_id} fits no instance that could be started: {group.amount.shortfall(capacity)}"
+        unnamed = sum(max(0, _sum(kind) - NAMED_AT_MOST) for kind in (larger, hopeless))
         if unnamed:
             yield f"and {unnamed} more like that"
-    elif not wholes and (more or packing.misfits):
-        total = more + len(packing.misfits)
-        yield f"{_jobs(total)} waiting: no worker is present, and the scaler starts none for this queue"
+    elif not wholes and (more or found.misfits):
+        total = more + _sum(found.misfits)
+        yield f"{show_count(total)} waiting: no worker is present, and the scaler starts none for this queue"
     else:
         if more or larger:
-            yield f"{_jobs(more + len(larger))} waiting for room on a worker"
+            yield f"{show_count(more + _sum(larger))} waiting for room on a worker"
         if hopeless:
             yield f"{_named(hopeless)}: too large for any worker that is present"
 
 
 def _wholes(fleet: Sequence[Standing]) -> list[Amount]:
-    """What the workers that are of use hold when they are empty."""
-    return [item.worker.presence.capacity for item in fleet if item.room is not None and item.worker.presence]
+    """What the workers that are of use hold when they are empty: each kind once."""
+    kinds: dict[Sizes, Amount] = {}
+    for item in fleet:
+        presence = item.worker.presence
+        if item.room is not None and presence is not None:
+            kinds.setdefault(sizes_of(presence.capacity), presence.capacity)
+    return list(kinds.values())
 
 
-def _split(misfits: Sequence[PendingJob], wholes: Sequence[Amount]) -> tuple[list[PendingJob], list[PendingJob]]:
+def _split(misfits: Misfits, wholes: Sequence[Amount]) -> tuple[Misfits, Misfits]:
     """Those that some present worker could hold were it empty, and those that none could."""
-    larger = [job for job in misfits if any(job.amount.fits_in(whole) for whole in wholes)]
-    ids = {job.id for job in larger}
-    return larger, [job for job in misfits if job.id not in ids]
+    larger = tuple(entry for entry in misfits if any(entry[0].amount.fits_in(whole) for whole in wholes))
+    return larger, tuple(entry for entry in misfits if not any(entry[0].amount.fits_in(whole) for whole in wholes))
 
 
-def _refuse(packing: Packing, fleet: Sequence[Standing], capacity: Amount, policy: Policy) -> _Part:
+def _refuse(found: Schedule, wholes: Sequence[Amount], capacity: Amount, policy: Policy) -> Part:
     """What can never run here is told so at once, even while there is no worker that could tell it.
 
     Where the scaler starts nothing, a larger worker may yet be started by somebody.
     """
     if not policy.elastic:
-        return _Part()
-    _, hopeless = _split(packing.misfits, _wholes(fleet))
+        return Part()
+    _, hopeless = _split(found.misfits, wholes)
     why = "it asks for more than any worker of this queue can have"
-    return _Part(
-        tuple(Refuse(job.id, f"{why}: {job.amount.shortfall(capacity)}") for job in hopeless[:REFUSED_AT_MOST])
-    )
+    refused = [
+        Refuse(job_id, f"{why}: {group.amount.shortfall(capacity)}") for group, _ in hopeless for job_id in group.ids
+    ]
+    return Part(tuple(refused[:REFUSED_AT_MOST]))
 
 
-def _named(jobs: Sequence[PendingJob]) -> str:
-    names = ", ".join(job.id for job in jobs[:NAMED_AT_MOST])
-    return names if len(jobs) <= NAMED_AT_MOST else f"{names} and {len(jobs) - NAMED_AT_MOST} more"
+def _sum(entries: Sequence[tuple[PendingGroup, int]]) -> int:
+    return sum(count for _, count in entries)
 
 
-def _jobs(count: int, noun: str = "job") -> str:
-    return f"1 {noun}" if count == 1 else f"{count} {noun}s"
+def _first(entries: Sequence[tuple[PendingGroup, int]]) -> list[tuple[str, PendingGroup]]:
+    """A few of them by name: the last of each group, as those before it may have found room."""
+    named = [(job_id, group) for group, count in entries for job_id in group.ids[-count:]]
+    return named[:NAMED_AT_MOST]
 
 
-def _times(count: int) -> str:
-    return "once" if count == 1 else f"{count} times"
+def _named(entries: Sequence[tuple[PendingGroup, int]]) -> str:
+    names = ", ".join(job_id for job_id, _ in _first(entries))
+    more = _sum(entries) - NAMED_AT_MOST
+    return f"{names} and {more} more" if more > 0 else names

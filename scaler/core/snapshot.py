@@ -169,6 +169,8 @@ class Tuning:
     """How long a job may wait as a matter of course; counts only where it is longer than a boot."""
     patience: float = 0.0
     """How many boots longer than a boot a job may wait for room that it shares with others, one after the other."""
+    certainty: float = 0.5
+    """A running job is expected to have ended when this share of those before it had."""
     staffing: float = 0.5
     """How many standard deviations above the load foreseen are kept."""
     tau_s: float = 0.0

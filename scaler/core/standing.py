@@ -14,9 +14,13 @@ from enum import StrEnum
 from launch.core.capacity import Amount
 from launch.core.quantity import show_duration
 from launch.presence import AgentState
+from scaler.core.durations import quantile_s, residual_s, typical_s
 from scaler.core.instance import Instance, InstanceState
-from scaler.core.packing import Room
-from scaler.core.snapshot import EPOCH, History, Policy, Worker
+from scaler.core.packing import Sizes, sizes_of
+from scaler.core.snapshot import EPOCH, History, Past, Policy, Worker
+
+LONGEST_DEADLINE_S = 3600.0
+"""No instance gets longer than this to register, whatever the boots before it took."""
 
 
 class Kind(StrEnum):
@@ -26,11 +30,11 @@ class Kind(StrEnum):
     """Started by somebody else: its room counts, it is never stopped and fills no place."""
     READY = "ready"
     STARTING = "starting"
-    """Launched, or found and not heard of yet: its room will be there."""
+    """Asked for, or launched and not heard of yet: its room will be there."""
     RETURNING = "returning"
     """Cut off together with the broker: expected back as it was."""
     LEAVING = "leaving"
-    """Takes no more work; it still fills a place."""
+    """Takes no more work, or has been asked not to; it still fills a place."""
     DRAINED = "drained"
     OVERDUE = "overdue"
     """It should have registered by now."""
@@ -68,46 +72,69 @@ class Standing:
             return self.worker.instance.launched_at
         return self.worker.presence.started_at if self.worker.presence is not None else EPOCH
 
-    def as_room(self) -> Room:
-        """Its room, for packing."""
-        presence = self.worker.presence
-        return Room(self.worker.name, self.room or Amount(), presence.job_types if presence is not None else None)
+
+def boot_s(past: Past, policy: Policy) -> float:
+    """What a boot usually lasts."""
+    usual = typical_s(past.boots_s)
+    return policy.tuning.boot_prior_s if usual is None else usual
 
 
-def standings(workers: Sequence[Worker], policy: Policy, now: datetime) -> list[Standing]:
+def boot_left_s(past: Past, policy: Policy, age_s: float) -> float:
+    """How long an instance of this age will still take to register; never longer than a new one would."""
+    whole = boot_s(past, policy)
+    left = residual_s(past.boots_s, age_s) if past.boots_s else (whole - age_s if age_s < whole else age_s)
+    return min(whole, max(0.0, left))
+
+
+def boot_deadline_s(past: Past, policy: Policy) -> float:
+    """How long an instance gets to register."""
+    slow = quantile_s(past.boots_s, 0.99) or 0.0
+    return max(policy.tuning.boot_deadline_s, min(3 * slow, LONGEST_DEADLINE_S))
+
+
+def standings(workers: Sequence[Worker], policy: Policy, past: Past, now: datetime) -> list[Standing]:
     """Every worker's standing, in the order in which their rooms are filled.
 
     First the room that costs nothing, then the fuller before the emptier, the lately busy before the long idle, and
     what is still coming last: so the workers that are left empty are those that can go.
     """
-    return sorted((_standing(worker, policy, now) for worker in workers), key=_order)
+    deadline = timedelta(seconds=boot_deadline_s(past, policy))
+    return sorted((_standing(worker, policy, deadline, now) for worker in workers), key=_order)
 
 
-def _standing(worker: Worker, policy: Policy, now: datetime) -> Standing:
+def _standing(worker: Worker, policy: Policy, deadline: timedelta, now: datetime) -> Standing:
     instance, presence = worker.instance, worker.presence
     if instance is None:
         ready = presence is not None and presence.state is AgentState.READY
         return Standing(worker, Kind.FOREIGN, presence.free if ready and presence is not None else None)
+    if worker.intended:
+        return Standing(worker, Kind.STARTING, instance.capacity)
     if instance.state is InstanceState.STOPPING:
         return Standing(worker, Kind.LEAVING)
     if presence is None:
-        return _unseen(worker, instance, policy, now)
+        return _unseen(worker, instance, policy, deadline, now)
     if presence.state is AgentState.DRAINED and not presence.holds and not worker.stale:
         return Standing(worker, Kind.DRAINED, why_end="its agent is drained")
     if presence.state is not AgentState.READY:
         return Standing(worker, Kind.LEAVING)
+    if worker.drain_asked_at is not None:
+        hears_by = worker.drain_asked_at + timedelta(seconds=policy.drain_retry_s)
+        if now < hears_by:
+            return Standing(worker, Kind.LEAVING, due=hears_by)
     return Standing(worker, Kind.RETURNING if worker.stale else Kind.READY, presence.free)
 
 
-def _unseen(worker: Worker, instance: Instance, policy: Policy, now: datetime) -> Standing:
+def _unseen(worker: Worker, instance: Instance, policy: Policy, deadline: timedelta, now: datetime) -> Standing:
     """An instance whose agent is not there: not yet, or not any more."""
     absent_since = worker.absent_since or now
     if worker.history is History.NEW:
-        due = max(instance.launched_at, absent_since) + timedelta(seconds=policy.boot_deadline_s)
+        due = max(instance.launched_at, absent_since) + deadline
         if now < due:
             return Standing(worker, Kind.STARTING, instance.capacity, due)
-        why = f"its agent did not register within {show_duration(policy.boot_deadline_s)}"
+        why = f"its agent did not register within {show_duration(deadline.total_seconds())}"
         return Standing(worker, Kind.OVERDUE, why_end=why)
+    if worker.history is History.DRAINED:
+        return Standing(worker, Kind.DRAINED, why_end="its agent was drained, and has left")
     back_by = absent_since + timedelta(seconds=policy.return_grace_s)
     if worker.history is History.ADOPTED and now < back_by:
         return Standing(worker, Kind.RETURNING, instance.capacity, back_by)
@@ -121,11 +148,13 @@ def _unseen(worker: Worker, instance: Instance, policy: Policy, now: datetime) -
 _FIRST = {Kind.FOREIGN: 0, Kind.READY: 1, Kind.RETURNING: 2}
 
 
-def _order(standing: Standing) -> tuple[int, float, float, float, str]:
-    """Sorts standings for packing."""
-    worker = standing.worker
+def _order(standing: Standing) -> tuple[int, float, Sizes, float, float, str]:
+    """Sorts standings for packing; those with the same room follow one another."""
+    worker, presence = standing.worker, standing.worker.presence
     load = idle = 0.0
-    if standing.kind is Kind.READY and worker.presence is not None:
-        load = (worker.presence.capacity - worker.presence.free).load_of(worker.presence.capacity)
-        idle = worker.presence.idle_since.timestamp() if worker.presence.idle_since else 0.0
-    return (_FIRST.get(standing.kind, 3), -load, -idle, standing.launched_at.timestamp(), worker.name)
+    free: Sizes = (0, 0, 0, 0)
+    if standing.kind is Kind.READY and presence is not None:
+        free, whole = sizes_of(presence.free), sizes_of(presence.capacity)
+        load = max(((all_ - left) / all_ for all_, left in zip(whole, free, strict=True) if all_), default=0.0)
+        idle = presence.idle_since.timestamp() if presence.idle_since else 0.0
+    return (_FIRST.get(standing.kind, 3), -load, free, -idle, standing.launched_at.timestamp(), worker.name)

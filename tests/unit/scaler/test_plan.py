@@ -46,7 +46,7 @@ def test_nothing_to_do_does_nothing() -> None:
 
 def test_it_launches_what_pending_jobs_need() -> None:
     decided = decide(snapshot(pending=jobs(9)))
-    assert decided.actions == (Launch(3),)
+    assert decided.actions == (Launch(3, "9 pending jobs found no room on the workers at hand"),)
     assert decided.reasons == ("launch 3: 9 pending jobs found no room on the workers at hand",)
 
 
@@ -66,14 +66,14 @@ def test_starting_instances_are_capacity() -> None:
 
 
 def test_the_maximum_bounds_and_says_so() -> None:
-    decided = decide(snapshot([busy("a", held=4)], Pending(jobs(12), beyond=100)), maximum=2)
+    decided = decide(snapshot([busy("a", held=4)], Pending.of(jobs(12), beyond=100)), maximum=2)
     assert launches(decided) == 1
     assert decided.reasons[-1] == "108 jobs waiting: max_instances is 2"
 
 
 def test_the_minimum_is_kept_without_work() -> None:
     decided = decide(snapshot([idle("a", 1000)]), minimum=2)
-    assert decided.actions == (Launch(1),)
+    assert decided.actions == (Launch(1, "min_instances is 2 and 1 exist"),)
     assert decided.reasons == ("launch 1: min_instances is 2 and 1 exist",)
 
 
@@ -106,7 +106,7 @@ def test_a_present_worker_of_another_type_is_no_room() -> None:
 
 
 def test_a_paused_queue_is_no_demand() -> None:
-    decided = decide(snapshot([idle("a", 1000)], Pending(jobs(3), beyond=2, paused=True)))
+    decided = decide(snapshot([idle("a", 1000)], Pending.of(jobs(3), beyond=2, paused=True)))
     assert launches(decided) == 0
     assert stopped(decided) == ["a"]
     assert decided.reasons[-1] == "the queue is paused: 5 jobs pending until it is resumed"
@@ -179,7 +179,7 @@ def test_an_agent_that_was_drained_is_ended_and_replaced() -> None:
 def test_a_draining_agent_is_left_alone_and_is_no_room() -> None:
     draining = Worker(instance("a"), presence("a", state=AgentState.DRAINING))
     decided = decide(snapshot([draining], jobs(1)))
-    assert decided.actions == (Launch(1),)
+    assert (launches(decided), stopped(decided)) == (1, [])
     assert decide(snapshot([draining], jobs(1)), maximum=1).actions == ()
 
 
@@ -195,7 +195,7 @@ def test_a_stopping_instance_is_no_room_and_fills_a_place() -> None:
 def test_an_instance_that_never_registers_is_killed_and_the_next_launch_waits() -> None:
     decided = decide(snapshot([starting("a", age_s=60)], jobs(9)))
     assert decided.actions == (
-        Stop("i-a", "a", StopMode.KILL, "its agent did not register within 1m00s", absent=True),
+        Stop("i-a", "a", StopMode.KILL, "its agent did not register within 1m00s", absent=True, never_came=True),
     )  # fmt: skip
     assert decided.next_look_at == NOW + timedelta(seconds=5)
     assert "once in a row an instance never registered (a never registered)" in decided.reasons[1]
@@ -223,12 +223,12 @@ def lost(name: str, silent_s: float, history: History = History.REGISTERED) -> W
     return Worker(instance(name, age_s=9999), None, history, absent_since=ago(silent_s))
 
 
-def test_a_lost_instance_is_no_room_and_is_asked_to_leave_late() -> None:
-    assert decide(snapshot([lost("a", 5)], jobs(1))).actions == (Launch(1),)
-    decided = decide(snapshot([lost("a", 299)], jobs(1)))
-    assert decided.actions == (Launch(1),)
+def test_a_lost_instance_is_no_room_and_is_ended_late() -> None:
+    for silent_s in (5, 299):
+        decided = decide(snapshot([lost("a", silent_s)], jobs(1)))
+        assert (launches(decided), stopped(decided)) == (1, [])
     assert decide(snapshot([lost("a", 300)])).actions == (
-        Stop("i-a", "a", StopMode.DRAIN, "its agent has been out of sight for 5m00s", absent=True),
+        Stop("i-a", "a", StopMode.KILL, "its agent has been out of sight for 5m00s", absent=True),
     )  # fmt: skip
 
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launch.presence import AgentState
-from scaler.core.instance import InstanceState
-from scaler.core.plan import Launch, Stop, plan
-from scaler.core.snapshot import History, Policy, Snapshot, Unknown, Worker
+from scaler.core.instance import InstanceState, StopMode
+from scaler.core.plan import Launch, Refuse, Stop, plan
+from scaler.core.snapshot import History, Pending, Policy, Snapshot, Unknown, Worker
 from tests.unit.scaler.worlds import NOW, any_policy, any_snapshot, carry_out
 
 
@@ -47,7 +47,8 @@ def test_idle_workers_are_never_stopped_below_the_minimum(world: Snapshot, rules
     stops = [action for action in plan(world, rules, NOW).actions if isinstance(action, Stop)]
     stopped = {action.instance_id for action in stops}
     over = {action.instance_id for action in stops if "max_instances" in action.why}
-    if stopped & ready and not over:
+    useless = {action.instance_id for action in stops if action.mode is StopMode.KILL}
+    if (stopped - useless) & ready and not over:
         assert len(ready - stopped) >= rules.min_instances
 
 
@@ -62,8 +63,9 @@ def test_the_minimum_is_kept_where_it_may_be(world: Snapshot, rules: Policy) -> 
         if worker.instance is not None
         and worker.instance.state is not InstanceState.STOPPING
         and (worker.presence is None or worker.presence.state is AgentState.READY)
+        and worker.drain_asked_at is None
     ]
-    if boots is None and rules.elastic and existing < rules.max_instances:
+    if boots is None and after.proven and rules.elastic and existing < rules.max_instances:
         assert len(coming) >= rules.min_instances
 
 
@@ -76,7 +78,8 @@ def test_a_holder_is_never_stopped(world: Snapshot, rules: Policy) -> None:
             assert worker.presence is None or (not worker.presence.holds and not worker.stale)
             assert worker.instance is not None
             assert worker.instance.state is not InstanceState.STOPPING
-            if worker.presence is None and worker.history is not History.NEW:
+            assert not worker.intended
+            if worker.presence is None and worker.history not in (History.NEW, History.DRAINED):
                 assert worker.absent_since is not None
                 assert (NOW - worker.absent_since).total_seconds() >= rules.lost_deadline_s
 
@@ -107,3 +110,30 @@ def test_the_order_in_which_things_are_listed_does_not_matter(world: Snapshot, r
 def test_the_next_look_is_in_the_future(world: Snapshot, rules: Policy) -> None:
     decided = plan(world, rules, NOW)
     assert decided.next_look_at is None or decided.next_look_at > NOW
+
+
+@given(any_snapshot(), any_policy(), st.integers(1, 9))
+def test_more_jobs_of_a_kind_never_launch_less(world: Snapshot, rules: Policy, more: int) -> None:
+    assert isinstance(world.pending, Pending)
+    for group in world.pending.groups:
+        alone = replace(world.pending, groups=(group,))
+        fuller = replace(alone, groups=(replace(group, count=group.count + more),))
+        assert launched(replace(world, pending=fuller), rules) >= launched(replace(world, pending=alone), rules)
+
+
+@given(any_snapshot(), any_policy())
+def test_what_is_in_doubt_starts_one_at_a_time(world: Snapshot, rules: Policy) -> None:
+    doubted = replace(world, proven=False)
+    first = plan(doubted, rules, NOW)
+    assert launched(doubted, rules) <= 1
+    assert all(action.canary for action in first.actions if isinstance(action, Launch))
+    after = carry_out(doubted, first)
+    assert launched(after, rules) == 0
+
+
+@given(any_snapshot(), any_policy())
+def test_every_action_has_its_reason(world: Snapshot, rules: Policy) -> None:
+    decided = plan(world, rules, NOW)
+    assert all(action.why for action in decided.actions)
+    assert all(any(action.why.split(":")[0] in reason for reason in decided.reasons)
+               for action in decided.actions if not isinstance(action, Refuse))  # fmt: skip

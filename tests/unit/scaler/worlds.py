@@ -12,7 +12,22 @@ from launch.core.capacity import Amount
 from launch.presence import AgentPresence, AgentState
 from scaler.core.instance import Instance, InstanceState, StopMode
 from scaler.core.plan import Launch, Plan, Refuse
-from scaler.core.snapshot import Boots, History, Pending, PendingJob, Policy, Snapshot, Unknown, Worker
+from scaler.core.snapshot import (
+    AWS,
+    LOCAL,
+    Arriving,
+    Boots,
+    History,
+    Past,
+    Pending,
+    PendingGroup,
+    PendingJob,
+    Policy,
+    Running,
+    Snapshot,
+    Unknown,
+    Worker,
+)
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 GIB = 1024**3
@@ -92,7 +107,7 @@ def snapshot(
 ) -> Snapshot:
     return Snapshot(
         "q",
-        pending if isinstance(pending, (Pending, Unknown)) else Pending(tuple(pending)),
+        pending if isinstance(pending, (Pending, Unknown)) else Pending.of(pending),
         workers if isinstance(workers, Unknown) else tuple(workers),
         capacity,
         boots or Boots(),
@@ -112,14 +127,24 @@ def carry_out(before: Snapshot, decided: Plan) -> Snapshot:
             continue
         if isinstance(action, Refuse):
             assert isinstance(pending, Pending)
-            pending = replace(pending, jobs=tuple(one for one in pending.jobs if one.id != action.job_id))
+            pending = replace(pending, groups=tuple(_without(group, action.job_id) for group in pending.groups))
+            pending = replace(pending, groups=tuple(group for group in pending.groups if group.count))
             continue
         for at, worker in enumerate(workers):
             if worker.instance is not None and worker.instance.id == action.instance_id:
-                workers[at] = replace(worker, instance=replace(worker.instance, state=InstanceState.STOPPING))
-        if action.mode is StopMode.KILL:
+                if action.mode is StopMode.DRAIN:
+                    workers[at] = replace(worker, drain_asked_at=NOW)
+                else:
+                    workers[at] = replace(worker, instance=replace(worker.instance, state=InstanceState.STOPPING))
+        if action.never_came:
             boots = boots.failed(NOW, action.why)
     return replace(before, workers=tuple(workers), boots=boots, pending=pending)
+
+
+def _without(group: PendingGroup, job_id: str) -> PendingGroup:
+    if job_id not in group.ids:
+        return group
+    return replace(group, count=group.count - 1, ids=tuple(one for one in group.ids if one != job_id))
 
 
 # -- any world ------------------------------------------------------------------------------------------------------
@@ -162,11 +187,17 @@ def any_worker(draw: st.DrawFn, number: int) -> Worker:
         job_types=draw(st.sampled_from([None, None, ("eval",)])),
         age_s=age_s,
     )
-    kind = draw(st.sampled_from(["foreign", "seen", "seen", "seen", "stale", "unseen", "unseen"]))
+    kind = draw(st.sampled_from(["foreign", "seen", "seen", "seen", "stale", "unseen", "unseen", "intended"]))
+    running = tuple(
+        Running(one.id, one.job_type, one.amount, ago(draw(st.sampled_from([0, 5, 50, 500])))) for one in held
+    )
     if kind == "foreign":
-        return Worker(None, agent)
+        return Worker(None, agent, running=running)
     if kind == "seen":
-        return Worker(found, agent)
+        asked_at = draw(st.sampled_from([None, None, ago(0), ago(29), ago(31)]))
+        return Worker(found, agent, running=running, drain_asked_at=asked_at)
+    if kind == "intended":
+        return Worker(replace(found, state=InstanceState.STARTING), None, History.NEW, intended=True)
     absent_since = ago(draw(st.sampled_from([0, 10, 29, 30, 59, 60, 299, 300, 900])))
     if kind == "stale":
         return Worker(found, agent, History.REGISTERED, stale=True, absent_since=absent_since)
@@ -176,16 +207,30 @@ def any_worker(draw: st.DrawFn, number: int) -> Worker:
 @st.composite
 def any_policy(draw: st.DrawFn) -> Policy:
     low, high = sorted((draw(st.integers(0, 4)), draw(st.integers(0, 6))))
-    return policy(low, high, elastic=draw(st.sampled_from([True] * 5 + [False])), job_types=draw(
-        st.sampled_from([None, None, ("train",)])
-    ))  # fmt: skip
+    return policy(
+        low,
+        high,
+        elastic=draw(st.sampled_from([True] * 5 + [False])),
+        job_types=draw(st.sampled_from([None, None, ("train",)])),
+        tuning=draw(st.sampled_from([LOCAL, AWS, replace(AWS, patience=0.7)])),
+        idle_timeout_s=draw(st.sampled_from([60.0, None])),
+    )
 
 
 @st.composite
 def any_snapshot(draw: st.DrawFn) -> Snapshot:
     count = draw(st.integers(0, 6))
     workers = tuple(draw(any_worker(number)) for number in range(count))
-    pending = Pending(draw(pending_jobs), draw(st.sampled_from([0, 0, 7])), draw(st.sampled_from([False] * 5 + [True])))
+    pending = Pending.of(
+        draw(pending_jobs), draw(st.sampled_from([0, 0, 7])), paused=draw(st.sampled_from([False] * 5 + [True]))
+    )
     failures = draw(st.sampled_from([0, 0, 1, 4]))
     boots = Boots(failures, ago(draw(st.sampled_from([0, 4, 5, 1000]))), "it crashed") if failures else Boots()
-    return Snapshot("q", pending, workers, draw(capacities), boots)
+    lasted = tuple(sorted(draw(st.lists(st.sampled_from([3.0, 40.0, 700.0]), max_size=3))))
+    capacity = draw(capacities)
+    arriving = Arriving("train", capacity, draw(st.sampled_from([0.0, 1.0, 9.0])), ago(draw(st.sampled_from([0, 60]))))
+    past = Past(
+        {"train": lasted} if lasted else {}, draw(st.sampled_from([(), (30.0, 60.0, 61.0), (1.0,)])), (arriving,)
+    )
+    proven = draw(st.sampled_from([True] * 5 + [False]))
+    return Snapshot("q", pending, workers, capacity, boots, past, proven=proven)
