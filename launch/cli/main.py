@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from launch.cli import agent, agents, artifacts, jobs, logs, metrics, queue, scaler, server, submit, up
+from launch.cli import agent, agents, artifacts, jobs, logs, metrics, queue, scaler, server, simulate, submit, up
 from launch.cli.options import ServerOption, named
 from launch.errors import LaunchError
 
@@ -38,6 +38,7 @@ app.command("agent")(agent.agent)
 app.add_typer(agents.app, name="agents")
 app.command("scaler")(scaler.scaler)
 app.command("server")(server.server)
+app.command("simulate")(simulate.simulate)
 
 
 @app.callback(invoke_without_command=True)
