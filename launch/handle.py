@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from launch.artifacts import matching, open_artifacts
-from launch.core.explain import Why, explain
 from launch.core.points import Seen
 from launch.core.states import Event, Reason, State
+from launch.core.why import Why
 from launch.errors import Conflict, LaunchError, NotFound, SpecError
 from launch.fetch import Fetched, Fetching, fetch
 from launch.files import Manifest
@@ -32,6 +32,7 @@ from launch.ports import Broker, Changed, Clock, LogChunk, Message
 from launch.record import CancelRequest, JobRecord
 from launch.specfile import parse_job_json
 from launch.subjects import JobId
+from launch.waiting import why_of
 
 T = TypeVar("T")
 
@@ -74,12 +75,7 @@ class Job:
         record = record or await self.record()
         if record.state is State.RUNNING or record.state.terminal:
             return None
-        try:
-            queue = await self._broker.queues.get(self.id.queue)
-            paused = (await self._broker.queues.status(self.id.queue)).paused
-        except NotFound:
-            queue, paused = None, False
-        return explain(record, queue=queue, paused=paused, agents=await self._broker.agents.list(self.id.queue))
+        return await why_of(self._broker, record, self._clock.now())
 
     async def cancel(self) -> JobRecord:
         """Ask for the job's end; returns its record as it stands then.

@@ -11,9 +11,11 @@ from launch.job import JobSpec, Resources
 from launch.presence import AgentPresence, AgentState
 from launch.queue import AwsProvider, LocalProvider, QueueSpec, StaticProvider
 from launch.record import CancelRequest, JobRecord
+from launch.scaling import ScalingReport
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 QUEUE = QueueSpec(queue_name="q")
+SCALING = ScalingReport(queue="q", at=NOW, leader="one", max_instances=1)
 ROOM = Amount(cpu_milli=2000, memory_bytes=2**30, gpus=0, slots=2)
 
 
@@ -35,12 +37,12 @@ def why(
     paused: bool = False,
     agents: tuple[AgentPresence, ...] = (),
 ) -> str:
-    return str(explain(job or record(), queue=queue, paused=paused, agents=agents))
+    return str(explain(job or record(), queue=queue, paused=paused, agents=agents, now=NOW, scaling=SCALING))
 
 
 @pytest.mark.parametrize("state", [State.RUNNING, State.SUCCEEDED, State.FAILED, State.CANCELLED])
 def test_what_runs_or_is_over_waits_for_nothing(state: State) -> None:
-    assert explain(record(state=state), queue=QUEUE, paused=False, agents=[]) is None
+    assert explain(record(state=state), queue=QUEUE, paused=False, agents=[], now=NOW) is None
 
 
 def test_no_agents() -> None:
