@@ -63,7 +63,11 @@ class Provider(Protocol):
     """Where the instances of one queue come from."""
 
     async def list(self) -> Sequence[Instance]:
-        """Every instance of this queue that exists, those that an earlier scaler started included, oldest first."""
+        """Every instance of this queue that exists, those that an earlier scaler started included, oldest first.
+
+        One that this very provider has launched is there from then on until it is gone, even while the cloud itself
+        does not show it yet; another scaler's may be missing for some seconds.
+        """
         ...
 
     async def capacity(self, spec: QueueSpec) -> Amount:

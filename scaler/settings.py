@@ -21,8 +21,8 @@ class ScalerSettings(BaseSettings):
     """Looks are at least this far apart, so a burst of submits costs a few looks. The first is immediate."""
     call_timeout_s: Seconds = 30.0
     """Longest wait for a provider's answer."""
-    boot_deadline_s: Seconds = 60.0
-    """An instance that has not registered after this long is ended."""
+    boot_deadline_s: Seconds | None = None
+    """An instance that has not registered after this long is ended. Unset: by provider, and by how long boots last."""
     lost_deadline_s: Seconds = 300.0
     """An instance that was registered, and has been silent for this long, is asked to leave."""
     backoff_first_s: Seconds = 5.0
@@ -31,6 +31,18 @@ class ScalerSettings(BaseSettings):
     """Longest such pause."""
     force_timeout_s: Seconds = 15.0
     """How long the second stage of a stop waits."""
+    lease_ttl_s: Annotated[float, Field(ge=1)] = 5.0
+    """How long the leadership of a scaler that is not heard of lasts; whole seconds."""
+    lease_renew_s: Seconds = 1.5
+    """How often a leader renews it, and a follower asks for it."""
+    intent_hold_s: Annotated[float, Field(ge=0)] = 30.0
+    """A launch stays noted for this long after the provider's answer: its listing may lag behind."""
+    intent_give_up_s: Seconds = 900.0
+    """A launch that the provider never answered is taken to have come to nothing after this long."""
+    store_every_s: Annotated[float, Field(ge=0)] = 30.0
+    """How often, at most, the durations of jobs are stored."""
+    stops_at_once: Annotated[int, Field(ge=1)] = 16
+    """How many instances are being ended at a time."""
     peek_max: Annotated[int, Field(ge=1)] = 4096
     """Most messages read of a queue in one look."""
     decisions_kept: Annotated[int, Field(ge=1)] = 200

@@ -39,7 +39,6 @@ COMMAND = (sys.executable, "-m", "launch", "agent")
 KILL_GRACE_S = 5.0
 """How long a process that never became an agent gets between SIGTERM and SIGKILL."""
 STORIES_KEPT = 100
-TOKENS_KEPT = 100
 
 
 @dataclass(slots=True)
@@ -79,6 +78,7 @@ class LocalProvider:
             provider._lock = await asyncio.to_thread(provider._files.lock)
             provider._machine = await asyncio.to_thread(_machine)
             provider._gpus = await asyncio.to_thread(gpu_uuids)
+            provider._started = await asyncio.to_thread(provider._files.started)
             await provider._adopt()
         except OSError as error:
             await provider.close()
@@ -115,13 +115,12 @@ class LocalProvider:
         async with self._launching:
             running = sum(1 for agent in self._agents.values() if agent.note.token == token)
             started = max(running, self._started.get(token, 0))
-            while len(self._started) >= TOKENS_KEPT:
-                self._started.pop(next(iter(self._started)))
             try:
                 while started < intent.count:
                     await self._start(intent)
                     started += 1
                     self._started[token] = started
+                    self._files.write_started(self._started)
             except OSError as error:
                 raise ProviderUnavailable(f"can't start an agent: {error.strerror or error}") from error
         return Launched([_instance(agent) for agent in self._agents.values() if agent.note.token == token])

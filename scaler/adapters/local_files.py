@@ -1,8 +1,8 @@
 """What local agents leave on disk, in the scaler's data directory.
 
-`local/<agent>.json` (a note on each process), `local/<queue>.lock`, `agent-<agent>.log`, and `agents/<agent>/`, which
-is the agent's own. Invariant: a note exists from before its process is started until after it has ended. All calls
-block.
+`local/<agent>.json` (a note on each process), `local/<queue>.lock`, `local/<queue>.tokens` (what was started for which
+intent), `agent-<agent>.log`, and `agents/<agent>/`, which is the agent's own. Invariant: a note exists from before its
+process is started until after it has ended. All calls block.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from launch.core.capacity import Amount
 from scaler.core.intent import Intent
@@ -26,6 +26,8 @@ LOG_MAX_BYTES = 10 * 1024 * 1024
 """A longer log is set aside (as `.log.1`) before its agent is started again."""
 TAIL_BYTES = 2000
 TAIL_LINES = 3
+TOKENS_KEPT = 100
+_TOKENS = TypeAdapter(dict[str, int])
 
 
 class Note(BaseModel):
@@ -92,6 +94,20 @@ class LocalFiles:
             with suppress(FileExistsError), self._path(note.agent_id).open("x") as file:
                 file.write(note.model_dump_json())
                 return note
+
+    def started(self) -> dict[str, int]:
+        """How many agents were started for each token, the latest ones: a repeat starts no more, by whomever."""
+        with suppress(FileNotFoundError, ValueError):
+            return _TOKENS.validate_json((self._notes / f"{self._queue}.tokens").read_bytes())
+        return {}
+
+    def write_started(self, started: dict[str, int]) -> None:
+        """Replace that, whole, without the oldest."""
+        while len(started) > TOKENS_KEPT:
+            started.pop(next(iter(started)))
+        fresh = self._notes / f"{self._queue}.tokens.new"
+        fresh.write_bytes(_TOKENS.dump_json(started))
+        fresh.replace(self._notes / f"{self._queue}.tokens")
 
     def write(self, note: Note) -> None:
         """Replace a note, whole."""

@@ -155,10 +155,12 @@ class FakeProvider:
         self._cloud = cloud
         self._queue = queue
         self._closed = False
+        self._mine: set[str] = set()
 
     async def list(self) -> Sequence[Instance]:
         await self._answer()
-        return self._cloud.listed(self._queue)
+        listed = {instance.id: instance for instance in self._cloud.listed(self._queue)}
+        return [one for one in self._cloud.of(self._queue) if one.id in self._mine or one.id in listed]
 
     async def capacity(self, spec: QueueSpec) -> Amount:
         await self._answer()
@@ -181,6 +183,7 @@ class FakeProvider:
         if cloud.lost_replies > 0:
             cloud.lost_replies -= 1
             raise ProviderUnavailable("no answer in time")
+        self._mine.update(instance.id for instance in made)
         short = len(cloud.tokens[self._queue, intent.token]) < intent.count
         return Launched(made, "there are no more of them" if short else None)
 
