@@ -32,23 +32,29 @@ async def measure(repeats: int) -> dict[str, Any]:
     """The median and the worst of so many plans, in milliseconds, for a small fleet and for a large one."""
     result: dict[str, Any] = {}
     for instances, jobs in ((200, 100_000), (10_000, 1_000_000)):
-        chance = random.Random(instances)  # noqa: S311 - a measurement has to repeat
-        backlog, started = Backlog(), time.perf_counter()
-        for number in range(jobs):
-            backlog.add(_job(chance, number))
-        filled_s = time.perf_counter() - started
-        world = _snapshot(chance, instances, backlog.view())
-        label = f"{instances} instances, {jobs} jobs"
-        result[f"{label}: jobs added a second"] = round(jobs / filled_s)
-        result[f"{label}: view after a change"] = _times(lambda: _changed(backlog), repeats)
-        for name, maximum in (("launching", 2 * instances), ("at the maximum", instances)):
-            policy = Policy(0, maximum, tuning=AWS)
-            result[f"{label}: {name}"] = _times(lambda policy=policy: plan(world, policy, NOW), repeats)  # type: ignore[misc]
-        idle = replace(world, pending=Pending())
-        result[f"{label}: nothing pending"] = _times(lambda: plan(idle, Policy(0, instances, tuning=AWS), NOW), repeats)
-        numbers = [chance.randrange(1_000_000) for _ in range(4 * instances)]
-        result[f"{label}: floor"] = _times(lambda: sum(numbers), repeats)
+        for question, answer in _measured(instances, jobs, repeats).items():
+            result[f"{instances} instances, {jobs} jobs: {question}"] = answer
     return result
+
+
+def _measured(instances: int, jobs: int, repeats: int) -> dict[str, Any]:
+    chance = random.Random(instances)  # noqa: S311 - a measurement has to repeat
+    backlog, started = Backlog(), time.perf_counter()
+    for number in range(jobs):
+        backlog.add(_job(chance, number))
+    filled_s = time.perf_counter() - started
+    world = _snapshot(chance, instances, backlog.view())
+    idle = replace(world, pending=Pending())
+    growing, full = Policy(0, 2 * instances, tuning=AWS), Policy(0, instances, tuning=AWS)
+    numbers = [chance.randrange(1_000_000) for _ in range(4 * instances)]
+    return {
+        "jobs added a second": round(jobs / filled_s),
+        "view after a change": _times(lambda: _changed(backlog), repeats),
+        "plan that launches": _times(lambda: plan(world, growing, NOW), repeats),
+        "plan at the maximum": _times(lambda: plan(world, full, NOW), repeats),
+        "plan with nothing pending": _times(lambda: plan(idle, full, NOW), repeats),
+        "floor": _times(lambda: sum(numbers), repeats),
+    }
 
 
 def _changed(backlog: Backlog) -> Pending:

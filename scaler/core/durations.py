@@ -66,7 +66,8 @@ def residual_s(lasted: Sequence[float], age_s: float, share: float = 0.5) -> flo
 
     `share` 0.5 is the median; more is more careful. With none that was longer: as long again.
     """
+    count = len(lasted)
     first = bisect_right(lasted, age_s)
-    if first == len(lasted):
-        return age_s
-    return lasted[first + int(share * (len(lasted) - first))] - age_s
+    if first == count:
+        return max(0.0, age_s)
+    return lasted[first + int(share * (count - first))] - age_s

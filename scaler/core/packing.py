@@ -63,13 +63,20 @@ class Place:
     def fill(self, demand: Demand, until_s: float) -> int:
         """Place as many as fit and can start by then; returns how many were placed."""
         before = demand.count
-        kept: list[Rooms] = []
-        for at, rooms in enumerate(self.open):
+        cpu, memory, gpus, slots = demand.sizes
+        # Where nothing fits nothing changes: this line is where a large fleet's time goes.
+        places = [
+            at
+            for at, rooms in enumerate(self.open)
+            if (free := rooms.free)[0] >= cpu and free[3] >= slots and free[1] >= memory and free[2] >= gpus
+        ]
+        changed: dict[int, list[Rooms]] = {}
+        for at in places:
             if not demand.count:
-                kept += self.open[at:]
                 break
-            kept += self._put(demand, rooms, until_s)
-        self.open = kept
+            changed[at] = self._put(demand, self.open[at], until_s)
+        if changed:
+            self.open = [part for at, rooms in enumerate(self.open) for part in changed.get(at, (rooms,))]
         return before - demand.count
 
     def add(self, rooms: Rooms, demand: Demand, until_s: float) -> None:

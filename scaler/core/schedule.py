@@ -206,12 +206,12 @@ def _releases(
     if horizon_s <= 0:
         return steps
     share = policy.tuning.certainty
+    durations, now_s = past.durations_s, now.timestamp()
     for number, item in enumerate(fleet):
-        if item.room is None or item.kind is Kind.STARTING:
+        if item.room is None:
             continue
         for job in item.worker.running:
-            lasted = past.durations_s.get(job.job_type, ())
-            left_s = residual_s(lasted, max(0.0, (now - job.started_at).total_seconds()), share)
+            left_s = residual_s(durations.get(job.job_type, ()), now_s - job.started_at.timestamp(), share)
             if left_s <= horizon_s:
                 step = steps[max(0, math.ceil(left_s / horizon_s * STEPS) - 1)]
                 sizes = sizes_of(job.amount)
