@@ -29,6 +29,7 @@ def simulate(  # noqa: PLR0917  (typer reads the options from here)
     trace: Annotated[Path | None, typer.Argument(metavar="[FILE.csv]", help="The trace to replay.")] = None,
     synthetic: Annotated[str | None, typer.Option(metavar="KIND", help=f"Make a trace up instead: {KINDS}.")] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Only so many jobs (made up: 5000).")] = None,
+    rate: Annotated[float | None, typer.Option(min=1e-6, help="Jobs a second of a made-up trace.")] = None,
     longest: Annotated[str, typer.Option(metavar="TIME", help="Leave out jobs that run longer.")] = "24h",
     queue: Annotated[
         Path | None, typer.Option("--queue", "-q", metavar="FILE", help="Take bounds and idle_timeout from its YAML.")
@@ -85,7 +86,7 @@ def simulate(  # noqa: PLR0917  (typer reads the options from here)
         api_per_s=api_rate,
         price_per_hour=price,
     )
-    found = fitting(_trace(trace, synthetic, jobs, seed), capacity, longest_s, jobs)
+    found = fitting(_trace(trace, synthetic, jobs, rate, seed), capacity, longest_s, jobs)
     variants = compare.ours(policy, sweep=sweep, settle_s=settle_s)
     if not ours_only:
         variants += compare.others(found, capacity, sweep=sweep)
@@ -107,7 +108,7 @@ def simulate(  # noqa: PLR0917  (typer reads the options from here)
         raise typer.Exit(130)
 
 
-def _trace(path: Path | None, synthetic: str | None, jobs: int | None, seed: int) -> Trace:
+def _trace(path: Path | None, synthetic: str | None, jobs: int | None, rate: float | None, seed: int) -> Trace:
     from scaler.simulate.synthetic import Kind, generate
     from scaler.simulate.trace import read
 
@@ -115,7 +116,7 @@ def _trace(path: Path | None, synthetic: str | None, jobs: int | None, seed: int
         return read(path)
     if synthetic not in tuple(Kind):
         raise typer.BadParameter(f"found {synthetic!r}; allowed: {', '.join(Kind)}", param_hint="--synthetic")
-    return generate(Kind(synthetic), jobs or 5000, seed)
+    return generate(Kind(synthetic), jobs or 5000, seed, rate)
 
 
 def _policy(path: Path | None, tune: list[str]) -> Policy:

@@ -7,8 +7,10 @@ from array import array
 from scaler.simulate.fleet import Vector
 from scaler.simulate.trace import Trace
 
-BINS, BINS_AT_MOST = 1000, 20_000
-"""Points of the curves over the time in which most jobs come, and over all of it."""
+BINS = 1500
+"""Points of the curves over time."""
+SHOWN_S = 12 * 3600.0
+"""Of a long trace the curves show so much, where most jobs come; of one of at most twice this, all."""
 
 
 class Record:
@@ -24,17 +26,18 @@ class Record:
         """Seconds times what the jobs held, by dimension."""
         self.most = 0
         """Machines at the same time."""
-        jobs = trace.jobs
-        self.dense_s = (jobs[len(jobs) // 50].submitted_s, jobs[-1 - len(jobs) // 50].submitted_s)
-        """When all but a few jobs come."""
-        whole_s = jobs[-1].submitted_s + jobs[-1].duration_s
-        self._width_s = max(1.0, (self.dense_s[1] - self.dense_s[0]) / BINS, whole_s / BINS_AT_MOST)
+        self.shown_s = _busiest(trace)
+        self._width_s = max(0.1, (self.shown_s[1] - self.shown_s[0]) / BINS)
         self._curve: dict[int, list[int]] = {}
 
     def note(self, now: float, machines: int, pending: int) -> None:
         """How many there are now."""
         self.most = max(self.most, machines)
-        bin_ = self._curve.setdefault(int(now / self._width_s), [0, 0, 0, 0])
+        begin, end = self.shown_s
+        if now > end:
+            return
+        place = max(-1, int((now - begin) // self._width_s))
+        bin_ = self._curve.setdefault(place, [0, 0, 0, 0])
         bin_[0], bin_[1] = max(machines, bin_[0]), max(pending, bin_[1])
         bin_[2:] = machines, pending
 
@@ -54,9 +57,26 @@ class Record:
         self.idle_s += idle_s
 
     def curve(self) -> list[tuple[float, int, int]]:
-        """Time, machines, waiting jobs: the most in each stretch of time, and what there was at its end."""
+        """Time, machines, waiting jobs in `shown_s`: the most in each stretch, and what there was at its end."""
         points = []
         for place, (most, most_pending, last, last_pending) in sorted(self._curve.items()):
-            points.append((place * self._width_s, most, most_pending))
-            points.append(((place + 1) * self._width_s, last, last_pending))
+            begin = self.shown_s[0] + place * self._width_s
+            if place >= 0:
+                points.append((begin, most, most_pending))
+            points.append((begin + self._width_s, last, last_pending))
         return points
+
+
+def _busiest(trace: Trace) -> tuple[float, float]:
+    """From when to when the curves go."""
+    jobs = trace.jobs
+    whole_s = jobs[-1].submitted_s + jobs[-1].duration_s
+    if whole_s <= 2 * SHOWN_S:
+        return (0.0, whole_s)
+    best, first, begin = 0, 0, 0.0
+    for number, job in enumerate(jobs):
+        while job.submitted_s - jobs[first].submitted_s > SHOWN_S:
+            first += 1
+        if number - first > best:
+            best, begin = number - first, jobs[first].submitted_s
+    return (begin, begin + SHOWN_S)

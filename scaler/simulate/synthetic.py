@@ -11,14 +11,15 @@ from launch.core.capacity import Amount
 from scaler.simulate.trace import Job, Trace, in_order
 
 GIB = 1024**3
-SHAPES = (
-    ("small", 1, 2, 0, 0.45),
-    ("medium", 4, 8, 0, 0.20),
-    ("gpu", 8, 32, 1, 0.25),
-    ("gpu2", 16, 64, 2, 0.08),
-    ("gpu4", 32, 128, 4, 0.02),
-)
-"""Job type, CPUs, GiB, GPUs, and its share of all jobs."""
+SHAPES = tuple(
+    (name, Amount(cpu_milli=cpu * 1000, memory_bytes=memory * GIB, gpus=gpus, slots=1))
+    for name, cpu, memory, gpus in (
+        ("small", 1, 2, 0), ("medium", 4, 8, 0), ("gpu", 8, 32, 1), ("gpu2", 16, 64, 2), ("gpu4", 32, 128, 4),
+    )
+)  # fmt: skip
+"""Job types and what they ask for ..."""
+SHARES = (0.45, 0.20, 0.25, 0.08, 0.02)
+"""... and how many of all jobs each makes up."""
 
 
 class Kind(StrEnum):
@@ -34,16 +35,16 @@ class Kind(StrEnum):
     """Jobs of about 1 min at an even rate."""
 
 
-def generate(kind: Kind, count: int, seed: int) -> Trace:
-    """`count` jobs of this kind, the same ones for the same seed."""
+def generate(kind: Kind, count: int, seed: int, rate: float | None = None) -> Trace:
+    """`count` jobs of this kind, the same ones for the same seed; `rate`: jobs a second, in the mean of a day."""
     random = Random(f"{kind}/{seed}")  # noqa: S311  (a simulation has to repeat)
-    jobs = in_order(job for _, job in zip(range(count), _KINDS[kind](random), strict=False))
+    make, usual_rate = _KINDS[kind]
+    jobs = in_order(job for _, job in zip(range(count), make(random, rate or usual_rate), strict=False))
     return Trace(f"synthetic {kind}, seed {seed}", jobs, {})
 
 
 def _shape(random: Random) -> tuple[str, Amount]:
-    name, cpu, memory, gpus, _ = random.choices(SHAPES, [shape[-1] for shape in SHAPES])[0]
-    return name, Amount(cpu_milli=cpu * 1000, memory_bytes=memory * GIB, gpus=gpus, slots=1)
+    return random.choices(SHAPES, SHARES)[0]
 
 
 def _jobs_of(random: Random, rate: Callable[[float], float], median_s: float, sigma: float) -> Iterator[Job]:
@@ -57,22 +58,22 @@ def _jobs_of(random: Random, rate: Callable[[float], float], median_s: float, si
         yield Job(0, at, _lognormal(random, median_s, sigma), need, name)
 
 
-def _short(random: Random) -> Iterator[Job]:
-    return _jobs_of(random, _by_day(0.3), 20.0, 0.8)
+def _short(random: Random, rate: float) -> Iterator[Job]:
+    return _jobs_of(random, _by_day(rate), 20.0, 0.8)
 
 
-def _long(random: Random) -> Iterator[Job]:
-    return _jobs_of(random, _by_day(0.02), 600.0, 1.2)
+def _long(random: Random, rate: float) -> Iterator[Job]:
+    return _jobs_of(random, _by_day(rate), 600.0, 1.2)
 
 
-def _steady(random: Random) -> Iterator[Job]:
-    return _jobs_of(random, lambda _: 0.5, 60.0, 0.6)
+def _steady(random: Random, rate: float) -> Iterator[Job]:
+    return _jobs_of(random, lambda _: rate, 60.0, 0.6)
 
 
-def _bursty(random: Random) -> Iterator[Job]:
+def _bursty(random: Random, rate: float) -> Iterator[Job]:
     at = 0.0
     while True:
-        at += random.expovariate(1 / 1800)
+        at += random.expovariate(rate / 41.0)  # So many jobs a burst has on average.
         (name, need), median_s = _shape(random), _lognormal(random, 90.0, 0.8)
         for _ in range(max(1, round(_lognormal(random, 20.0, 1.2)))):
             yield Job(0, at + random.random() * 2, _lognormal(random, median_s, 0.3), need, name)
@@ -87,6 +88,9 @@ def _lognormal(random: Random, median: float, sigma: float) -> float:
     return min(86_400.0, max(1.0, random.lognormvariate(math.log(median), sigma)))
 
 
-_KINDS: dict[Kind, Callable[[Random], Iterator[Job]]] = {
-    Kind.SHORT: _short, Kind.LONG: _long, Kind.BURSTY: _bursty, Kind.STEADY: _steady,
-}  # fmt: skip
+_KINDS: dict[Kind, tuple[Callable[[Random, float], Iterator[Job]], float]] = {
+    Kind.SHORT: (_short, 0.3),
+    Kind.LONG: (_long, 0.02),
+    Kind.BURSTY: (_bursty, 0.02),
+    Kind.STEADY: (_steady, 0.5),
+}
