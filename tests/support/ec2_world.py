@@ -29,7 +29,7 @@ class Ec2World:
         self.on_terminate: OnTerminate = lambda _instance: None
         """Whoever ends it: a call, AWS, or the instance itself."""
         self.changed = asyncio.Event()
-        """Set after every entry of the log; whoever waits for it clears it."""
+        """Set after every entry of the log and every line on a console; whoever waits for it clears it."""
         self.spells: list[Spell] = []
         self.counts: Counter[str] = Counter()
         self.tokens: dict[str, tuple[str, bytes]] = {}
@@ -77,7 +77,7 @@ class Ec2World:
         return [call for call in self.log if call.action == action]
 
     async def until(self, wanted: Callable[[], bool], limit_s: float = 30.0) -> None:
-        """Wait until this holds; asked after every entry of the log."""
+        """Wait until this holds; asked after every entry of the log and every line on a console."""
         async with asyncio.timeout(limit_s):
             while not wanted():
                 self.changed.clear()
