@@ -7,13 +7,11 @@ source, kept for the life of the process: it holds a pool of connections and the
 from __future__ import annotations
 
 import asyncio
-import os
 from contextlib import AsyncExitStack
 from typing import Any
 
 import aioboto3
 import structlog
-from aiobotocore.session import AioSession
 from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
@@ -22,10 +20,10 @@ from botocore.exceptions import (
     ParamValidationError,
     PartialCredentialsError,
 )
-from botocore.session import Session as PlainSession
 
 from agent.core.secret_source import Kind, Source
 from agent.ports import SecretRefused, SecretUnavailable
+from launch.adapters.aws import prepared_session
 from launch.errors import LaunchError
 
 LIMIT_S = 20.0
@@ -68,18 +66,11 @@ class AwsSecrets:
 
         Raises `LaunchError` if no region is configured.
         """
-        plain = PlainSession()
-        region = plain.get_config_variable("region") or os.environ.get("AWS_REGION")
-        if not region:
+        session = prepared_session(str(source.kind))
+        if session is None:
             hint = "set AWS_REGION, or a region in ~/.aws/config"
             raise LaunchError(f"no AWS region for the secrets in {source}", hint=hint)
-        # Makes a client for nothing but what it leaves in the loader's memory, so that the real one costs the loop
-        # a few milliseconds. It is never used, and so needs no credentials.
-        plain.set_credentials("none", "none")
-        plain.create_client(str(source.kind), region_name=region)
-        core = AioSession()
-        core.register_component("data_loader", plain.get_component("data_loader"))
-        return cls(source, aioboto3.Session(botocore_session=core, region_name=region))
+        return cls(source, session)
 
     async def get(self, name: str) -> bytes | None:
         wanted = self.source.prefix + name
