@@ -10,12 +10,13 @@ import json
 import re
 import sys
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from launch.cli.output import harmless, note, write
 from launch.cli.session import exit_code
+from launch.errors import BrokerUnavailable
 
 if TYPE_CHECKING:
     from rich.status import Status
@@ -25,8 +26,12 @@ if TYPE_CHECKING:
     from launch.lines import LogLine
     from launch.record import JobRecord
 
-LOOK_AGAIN_S = 0.25
+LOOK_AGAIN_S = 1.0
 """Agents renew their presence all the time: look at most this often whether the explanation has changed."""
+LOOK_EVERY_S = 5.0
+"""Look at least this often while the job waits: what the scaler tells is no event here, and times go on."""
+
+_TIMES = re.compile(r"\b\d+(\.\d+)? s\b|\b(\d+[dhm])?\d+(\.\d+)?[hms]\b")
 
 
 async def follow_job(client: Client, job: Job) -> int:
@@ -68,9 +73,11 @@ class Waiting:
         """Say this, unless it was said last."""
         if text == self._last:
             return
+        only_time = _TIMES.sub("", text) == _TIMES.sub("", self._last)
         self._last = text
         if not sys.stderr.isatty():
-            note(text)
+            if not only_time:
+                note(text)
             return
         if self._spinner is None:
             from rich.console import Console
@@ -156,12 +163,17 @@ async def _explain(client: Client, job: Job, waiting: Waiting) -> None:
     async with asyncio.TaskGroup() as group:
         ears = [group.create_task(hear_of_job(), name="job"), group.create_task(hear_of_agents(), name="agents")]
         while latest is None or not latest.state.terminal:
-            await changed.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_EVERY_S):
+                    await changed.wait()
             changed.clear()
             record = latest
             if record is None:
                 continue
-            why = await job.why(record)
+            try:
+                why = await job.why(record)
+            except BrokerUnavailable:
+                continue  # what was said last may still be true; the next look tells
             if record is not latest:
                 continue  # it has moved on meanwhile, so this is no longer true; `changed` is set again
             if why is None:

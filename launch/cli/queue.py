@@ -1,8 +1,9 @@
-"""`launch queue …`: apply, list, show, pause, resume, delete."""
+"""`launch queue …`: apply, list, show, cost, pause, resume, delete."""
 
 from __future__ import annotations
 
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 
 from launch.cli.options import JsonOption, ServerOption
 from launch.cli.output import counted, note, write, write_json, write_table
+from launch.cli.scaling import cost, scaling_of, write_decisions, write_scaling
 from launch.cli.session import with_client
 
 if TYPE_CHECKING:
@@ -65,14 +67,27 @@ def list_(ctx: typer.Context, as_json: JsonOption = False, server: ServerOption 
 
 
 @app.command("show")
-def show(ctx: typer.Context, queue: QueueArgument, as_json: JsonOption = False, server: ServerOption = None) -> None:
-    """Show one queue: its spec, what lies in it, who works for it."""
+def show(
+    ctx: typer.Context,
+    queue: QueueArgument,
+    decisions: Annotated[
+        int | None, typer.Option("--decisions", metavar="N", min=0, help="Also the scaler's last N decisions.")
+    ] = None,
+    as_json: JsonOption = False,
+    server: ServerOption = None,
+) -> None:
+    """Show one queue: its spec, what lies in it, who works for it, and how it is scaled and why."""
 
     async def main(client: Client) -> None:
         spec, status = await client.queue(queue), await client.queue_status(queue)
         agents = await client.agents(queue)
+        report = await scaling_of(client, queue)
+        made = await client.broker.scaling.decisions(queue) if decisions or (as_json and decisions is None) else []
+        made = made[-decisions:] if decisions else made
         if as_json:
-            write_json(queue_json(spec, status, agents))
+            scaling = report.model_dump(mode="json") if report is not None else None
+            told = [decision.model_dump(mode="json") for decision in made]
+            write_json({**queue_json(spec, status, agents), "scaling": scaling, "decisions": told})
             return
         import yaml
 
@@ -91,8 +106,14 @@ def show(ctx: typer.Context, queue: QueueArgument, as_json: JsonOption = False, 
         for consumer, count in sorted(status.depth.subjects.items()):
             write(f"  {consumer.job_type} {consumer.priority}: {count}")
         write(f"agents: {', '.join(agent.agent_id for agent in agents) or 'none'}")
+        write_scaling(spec, report, datetime.now(UTC))
+        if decisions:
+            write_decisions(made)
 
     with_client(ctx, server, main)
+
+
+app.command("cost")(cost)
 
 
 @app.command("pause")

@@ -62,7 +62,7 @@ def booting(report: ScalingReport, now: datetime) -> str | None:
     first = min(coming, key=lambda one: one.since)
     text = f"{first.id} booting since {_seconds(now, first.since)}"
     if report.boot_s is not None:
-        text += f", usually {report.boot_s:.0f} s"
+        text += f", usually {show_seconds(report.boot_s)}"
     others = len(coming) + len(asked) - 1
     others += sum(group.count for group in report.more if group.stage in (InstanceStage.BOOTING, InstanceStage.INTENT))
     return f"{text} (and {others} more)" if others else text
@@ -83,9 +83,15 @@ def _asked_for(asked: Sequence[InstanceReport], now: datetime) -> str:
     return f"{_counted(len(asked), 'instance')} asked for {since} ago"
 
 
+def show_seconds(seconds: float) -> str:
+    """A time in the order of a boot's, such as `0.7 s`, `41 s` or `3m20s`."""
+    if seconds >= 120:
+        return show_duration(seconds)
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{max(0.0, seconds):.1f} s"
+
+
 def _seconds(now: datetime, then: datetime) -> str:
-    seconds = max(0.0, (now - then).total_seconds())
-    return f"{seconds:.0f} s" if seconds < 120 else show_duration(seconds)
+    return show_seconds((now - then).total_seconds())
 
 
 def _counted(number: int, noun: str) -> str:

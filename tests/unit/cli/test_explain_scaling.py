@@ -74,7 +74,7 @@ def test_of_several_instances_the_oldest_is_named() -> None:
     assert why(report(others[0], BOOTING, others[1])) == "i-0ab booting since 41 s (and 2 more)"
     group = InstanceGroup(stage=InstanceStage.BOOTING, count=7, age_s=1)
     assert why(report(BOOTING, more=(group,))) == "i-0ab booting since 41 s (and 7 more)"
-    assert why(report(others[1])) == "1 instance asked for 1 s ago"
+    assert why(report(others[1])) == "1 instance asked for 1.0 s ago"
     assert why(report(instance("i-1", InstanceStage.BOOTING, 200))) == "i-1 booting since 3m20s"
 
 
