@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from launch.core.reference import is_reference
 from launch.errors import LaunchError
 
 DEFAULT_URL = "nats://127.0.0.1:4222"
@@ -39,16 +40,24 @@ def data_dir(env: Mapping[str, str]) -> Path:
 
 
 def find_server(
-    flag: str | None, env: Mapping[str, str], *, embedded_url: str | None, credentials: Path | None = None
+    flag: str | None,
+    env: Mapping[str, str],
+    *,
+    embedded_url: str | None,
+    credentials: Path | None = None,
+    references: bool = False,
 ) -> Endpoint:
     """Choose the server.
 
     `embedded_url` is the address of this data directory's embedded server if it runs. `credentials` (a `.creds` file)
-    wins over `NATS_CREDS`. Raises `LaunchError` for a context that can't be read or used.
+    wins over `NATS_CREDS`. `references`: the caller looks up an address that is only named by where it lies. Raises
+    `LaunchError` for a context that can't be read or used.
     """
     creds = credentials or (Path(env["NATS_CREDS"]).expanduser() if env.get("NATS_CREDS") else None)
     if creds is not None and not creds.is_file():
         raise LaunchError(f"the credentials file {creds} does not exist", hint="set NATS_CREDS to a .creds file")
+    if not references and is_reference(lies := flag or env.get("NATS_URL") or ""):
+        raise LaunchError(f"{lies} is looked up by launch agent only", hint="name the server's address itself")
     if flag:
         return Endpoint(_with_scheme(flag), creds, named=True, source="--server")
     if url := env.get("NATS_URL"):
@@ -62,7 +71,12 @@ def find_server(
 
 
 def _with_scheme(url: str) -> str:
-    """`host`, `host:port` and comma-separated lists of them are fine, as in NATS's own tools."""
+    """`host`, `host:port` and comma-separated lists of them are fine, as in NATS's own tools.
+
+    Where the address lies (`ssm:NAME`) stays as it is, for who can look it up.
+    """
+    if is_reference(url):
+        return url
     return ",".join(part if "://" in part else f"nats://{part}" for part in (p.strip() for p in url.split(",")) if part)
 
 

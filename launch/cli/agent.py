@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from launch.cli.options import DataDirOption, DrainOption, ServerOption, named, seconds
+from launch.cli.options import DataDirOption, DrainOption, named, seconds
 from launch.cli.session import data_dir as default_data_dir
 from launch.cli.session import endpoint
 
@@ -27,6 +28,9 @@ def agent(
     ] = None,
     agent_id: Annotated[
         str | None, typer.Option("--agent-id", metavar="ID", help="Else the one kept in the data directory.")
+    ] = None,
+    instance: Annotated[
+        str | None, typer.Option("--instance", metavar="ID", help="What its provider calls this machine.")
     ] = None,
     data_dir: DataDirOption = None,
     cpu: Annotated[str | None, typer.Option("--cpu", metavar="N", help="CPUs to offer; else all.")] = None,
@@ -73,11 +77,28 @@ def agent(
             "Counts for the consumers that this agent makes, so give every agent of a queue the same.",
         ),
     ] = "30s",
-    server: ServerOption = None,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            "--server",
+            metavar="URL",
+            help="NATS server, or where its address lies: ssm:NAME or secretsmanager:NAME; "
+            "else NATS_URL, a nats context, or the embedded one.",
+        ),
+    ] = None,
+    credentials: Annotated[
+        str | None,
+        typer.Option(
+            "--credentials",
+            metavar="FILE",
+            help="A .creds file, or where its contents lie: ssm:NAME or secretsmanager:NAME; else NATS_CREDS.",
+        ),
+    ] = None,
 ) -> None:
     """Run a queue's jobs on this machine until told to stop."""
     from agent.adapters.imds import metadata_address
     from agent.settings import AgentSettings, OnLostContact
+    from launch.core.reference import is_reference
     from launch.logging import set_up_logging
     from launch.service import run_service
 
@@ -93,6 +114,7 @@ def agent(
         gpus=_gpus(gpus),
         max_jobs=max_jobs,
         labels=_labels(label or []),
+        instance=instance,
         secrets=_secrets(secrets or ["env"]),
         docker_host=os.environ.get("DOCKER_HOST") or None,
         presence_ttl_s=seconds(presence_ttl, "--presence-ttl"),
@@ -102,19 +124,23 @@ def agent(
     )
     ack_wait_s = seconds(ack_wait, "--ack-wait")
     set_up_logging()
-    found = endpoint(ctx, server)
+    kept = credentials if credentials is not None and is_reference(credentials) else None
+    file = Path(credentials).expanduser() if credentials is not None and kept is None else None
+    found = endpoint(ctx, server, credentials=file, references=True)
 
     async def main(stop: Stop) -> int:
+        from agent.lookup import looked_up
         from agent.main import run
         from launch.adapters import nats
 
-        broker = await nats.connect(
-            found.url, name=f"launch-agent {queue}", credentials=found.credentials, ack_wait_s=ack_wait_s
-        )
-        try:
-            await run(broker, settings, stop=stop.drain, abort=stop.abort)
-        finally:
-            await broker.close()
+        async with looked_up(found.url, kept) as (url, secret):
+            broker = await nats.connect(
+                url, name=f"launch-agent {queue}", credentials=secret or found.credentials, ack_wait_s=ack_wait_s
+            )
+            try:
+                await run(broker, settings, stop=stop.drain, abort=stop.abort)
+            finally:
+                await broker.close()
         return 0
 
     drains = f"taking no new jobs, waiting up to {drain_timeout} for running ones"

@@ -34,15 +34,25 @@ def data_dir(chosen: Path | None = None) -> Path:
     return chosen.expanduser().absolute() if chosen else settings.data_dir(os.environ)
 
 
-def endpoint(ctx: typer.Context, server: str | None) -> Endpoint:
-    """Where to connect to."""
+def endpoint(
+    ctx: typer.Context, server: str | None, *, credentials: Path | None = None, references: bool = False
+) -> Endpoint:
+    """Where to connect to. `credentials` and `references` are as in `launch.settings.find_server`."""
     from launch import server as embedded
     from launch import settings
     from launch.client import usable
 
     running = embedded.find_running(data_dir())
     chosen = server_option(ctx, server)
-    return usable(settings.find_server(chosen, os.environ, embedded_url=running.url if running else None))
+    return usable(
+        settings.find_server(
+            chosen,
+            os.environ,
+            embedded_url=running.url if running else None,
+            credentials=credentials,
+            references=references,
+        )
+    )
 
 
 def with_client(ctx: typer.Context, server: str | None, main: Callable[[Client], Awaitable[T]]) -> T:
