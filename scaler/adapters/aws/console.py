@@ -27,8 +27,10 @@ async def story_of(ec2: Ec2, instance_id: str, known: str | None) -> str:
         async with asyncio.timeout(LIMIT_S):
             if not known:
                 parts.append(await _reason(ec2, instance_id))
-            parts.append(console_tail(await _console(ec2, instance_id)))
-    return ": ".join([instance_id, *(part for part in parts if part)])
+            if tail := console_tail(await _console(ec2, instance_id)):
+                parts.append(f"its console ends with: {tail}")
+    told = "; ".join(part for part in parts if part)
+    return f"{instance_id}: {told}" if told else instance_id
 
 
 async def _reason(ec2: Ec2, instance_id: str) -> str:

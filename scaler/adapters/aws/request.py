@@ -180,10 +180,10 @@ def _configuration(spec: QueueSpec, aws: AwsSpec, machine: Machine, image: Machi
     }
     if image.root_device is not None:
         volume: dict[str, Any] = {"DeleteOnTermination": True, "VolumeType": aws.volume_type or "gp3"}
-        if aws.volume_size is not None:
-            if aws.volume_size < image.root_gib:
-                raise ValueError(f"volume_size is {aws.volume_size} GiB; {image.id} needs at least {image.root_gib}")
-            volume["VolumeSize"] = aws.volume_size
+        if aws.volume_size is not None and aws.volume_size < image.root_gib:
+            raise ValueError(f"volume_size is {aws.volume_size} GiB; {image.id} needs at least {image.root_gib}")
+        if size := aws.volume_size or image.root_gib:
+            volume["VolumeSize"] = size
         asked["BlockDeviceMappings"] = [{"DeviceName": image.root_device, "Ebs": volume}]
     if aws.security_groups:
         asked["SecurityGroupIds"] = list(aws.security_groups)
