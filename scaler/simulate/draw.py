@@ -68,7 +68,7 @@ def _over_time(machines: Axes, pending: Axes, runs: Sequence[Run], colours: dict
         machines.step(at, [point[1] for point in curve], where="post", label=name, **look)
         pending.step(at, [point[2] for point in curve], where="post", **look)
         pending.set_xlim(0, (end - begin) / unit_s)
-        pending.set_xlabel(f"{unit}, from {show_duration(begin)} into the trace")
+        pending.set_xlabel(f"{unit}, from {show_duration(begin)} into the trace on" if begin else unit)
     machines.set_ylabel("instances")
     machines.legend(fontsize="small")
     pending.set_ylabel("jobs waiting")
