@@ -179,7 +179,7 @@ async def test_closing_does_not_wait_for_a_broker_that_does_not_answer() -> None
     async def never(_: ScalingReport) -> None:
         await held.wait()
 
-    stage.scaling.report = never  # type: ignore[method-assign]
+    stage.scaling.report = never  # type: ignore[method-assign,assignment]
     async with asyncio.timeout(5):
         await stage.reporter.close(timeout_s=0.01)
 
