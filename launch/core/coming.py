@@ -32,7 +32,7 @@ def absent(queue: str, report: ScalingReport | None, now: datetime) -> Why | Non
 def stopped(queue: QueueSpec, report: ScalingReport, now: datetime) -> Why | None:
     """What keeps the scaler from starting instances; None if nothing does."""
     if report.trouble:
-        return Why(f"the scaler can't go on: {report.trouble}")
+        return Why(f"the scaler is held up: {report.trouble}")
     return never_registered(queue, report, now)
 
 

@@ -99,8 +99,8 @@ def test_why_a_followed_job_waits(served: World, nats_url: str, queue: str) -> N
 
 
 def test_queue_show_tells_how_it_is_scaled(served: World, nats_url: str, queue: str) -> None:
-    text = served.run("queue", "show", queue).out
-    assert f"scaler: no scaler has looked at the queue {queue} yet; start one: launch scaler" in text
+    before = served.run("queue", "show", queue).out
+    assert f"scaler: no scaler has looked at the queue {queue} yet; start one: launch scaler" in before
     failed = BootTrouble(failures=3, why="i-7: manifest unknown", retry_at=ago(-60))
     told = report(
         queue,
@@ -153,10 +153,8 @@ def test_queue_cost_adds_up(served: World, nats_url: str, queue: str) -> None:
 
     tell(nats_url, write)
     out = served.run("queue", "cost", queue).out
-    assert (
-        out[0]
-        == f"queue {queue}, last 7d: 3 instances, 5.00 instance-hours, $1.50 and 2.00 h unpriced, 70% of that idle or booting"
-    )
+    sums = "3 instances, 5.00 instance-hours, $1.50 and 2.00 h unpriced, 70% of that idle or booting"
+    assert out[0] == f"queue {queue}, last 7d: {sums}"
     assert "price unknown for p3.2xlarge: name it under prices, in the queue's provider" in out
     rows = {line.split()[0]: line.split()[1:] for line in out}
     assert rows["g4dn.xlarge"] == ["spot", "2", "3.00", "60%", "$1.50"]

@@ -117,7 +117,7 @@ def test_no_scaler_looks_any_more() -> None:
 
 def test_the_provider_refuses() -> None:
     refused = report(trouble="UnauthorizedOperation: may not ec2:RunInstances; give the role that permission")
-    text = "the scaler can't go on: UnauthorizedOperation: may not ec2:RunInstances; give the role that permission"
+    text = "the scaler is held up: UnauthorizedOperation: may not ec2:RunInstances; give the role that permission"
     assert why(refused) == text
     assert why(refused, FULL) == f"{IS_FULL}; {text}"
 
