@@ -6,6 +6,7 @@ One `Reporter` a queue, made by whoever leads it:
     await reporter.open()                       # takes over the lives that the leader before knew
     tasks.create_task(reporter.run())           # writes, until cancelled
     reporter.look(snapshot, policy, plan)       # in each turn; never waits, never fails
+    reporter.stopped(left)                      # what is there no more, once the scaler has ended what it could
     await reporter.close()                      # in the end: a last write, bounded
 
 Invariants: at most one report a second, and none when nothing is new (but one every `RENEWED_EVERY_S`, so that readers
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
@@ -64,6 +65,7 @@ class Reporter:
         self._trouble: str | None = None
         self._latest: _Look | None = None
         self._told: ScalingReport | None = None
+        self._last: ScalingReport | None = None
         self._reasons: tuple[str, ...] | None = None
         self._decisions: deque[DecisionReport] = deque(maxlen=DECISIONS_KEPT)
         self._ends: deque[InstanceEnd] = deque(maxlen=ENDS_KEPT)
@@ -101,6 +103,13 @@ class Reporter:
             self._trouble = text
             self._wake.set()
 
+    def stopped(self, left: Collection[str]) -> None:
+        """Note that the scaler stops, and that of its instances only these (by id) are left."""
+        self._ends.extend(self._lives.stopped(left, self._clock.now()))
+        if self._told is not None:
+            listed = tuple(one for one in self._told.instances if one.id in left)
+            self._last = self._told.model_copy(update={"at": self._clock.now(), "instances": listed, "more": ()})
+
     async def run(self) -> None:
         """Write what is new, as it comes, until cancelled."""
         while True:
@@ -131,6 +140,10 @@ class Reporter:
 
     async def _report(self) -> None:
         look = self._latest
+        if self._last is not None:
+            await self._scaling.report(self._last)
+            self._last = None
+            return
         if look is None:
             return
         found = report(

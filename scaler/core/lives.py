@@ -6,7 +6,7 @@ than it was there; one that was seen ends exactly once; what is unknown ends not
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -20,6 +20,7 @@ OTHER = ""
 MISSED_FOR = timedelta(seconds=5)
 """A provider may lose sight of an instance for a moment: one that nobody has ended is gone after this long."""
 ENDED_UNSEEN = "it ended while no scaler looked; counted up to when one last did"
+STOPPED = "its scaler stopped"
 ENDED_ITSELF = "it ended by itself"
 
 
@@ -103,6 +104,13 @@ class Lives:
                 life.registered_at = min(now, max(instance.launched_at, worker.presence.started_at))
             life.hold(worker, now)
         return [end for key in self._lives.keys() - there if (end := self._missed(key, now)) is not None]
+
+    def stopped(self, left: Collection[str], now: datetime) -> list[InstanceEnd]:
+        """The scaler stops, and has ended all but these; returns the lives that are over."""
+        for instance_id in self._lives.keys() - set(left):
+            life = self._lives[instance_id]
+            life.why = life.why or STOPPED
+        return [end for key in self._lives.keys() - set(left) if (end := self._missed(key, now)) is not None]
 
     def blame(self, instance_id: str, why: str) -> None:
         """Remember why an instance is being ended."""

@@ -8,6 +8,7 @@ from datetime import timedelta
 from launch.errors import BrokerError, BrokerUnavailable
 from launch.scaling import DECISIONS_KEPT, RENEWED_EVERY_S, ScalingReport
 from scaler.core.instance import StopMode
+from scaler.core.lives import STOPPED
 from scaler.core.plan import Launch, Plan, Stop
 from scaler.core.snapshot import Pending, Snapshot, Unknown, Worker
 from scaler.report import Reporter
@@ -221,3 +222,17 @@ async def test_unavailable_is_what_is_tried_again() -> None:
     stage.refusal = BrokerUnavailable("no answer")
     stage.look()
     assert not await stage.reporter.write()
+
+
+async def test_what_a_scaler_has_ended_when_it_stops_is_over() -> None:
+    stage = Stage()
+    stage.look(idle("a", 1), idle("b", 1))
+    assert await stage.reporter.write()
+    stage.clock.advance(30)
+    stage.reporter.stopped(["i-b"])
+    await stage.reporter.close()
+    (end,) = await stage.scaling.ends("q")
+    assert (end.id, end.why, end.ended_at) == ("i-a", STOPPED, stage.clock.now())
+    latest = await stage.scaling.latest("q")
+    assert latest is not None
+    assert ([one.id for one in latest.instances], latest.at) == (["i-b"], stage.clock.now())
