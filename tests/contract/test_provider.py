@@ -1,10 +1,11 @@
-"""Every provider keeps the promises of `scaler.ports.Provider`: the fake one and the one of local processes."""
+"""Every provider keeps the promises of `scaler.ports.Provider`: the fake one, local processes, and EC2."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
 
@@ -17,7 +18,9 @@ from launch.queue import QueueSpec
 from scaler.adapters.local import LocalProvider
 from scaler.core.instance import InstanceState, StopMode
 from scaler.ports import Provider, ProviderUnavailable
+from tests.contract.aws_world import AwsWorld
 from tests.fakes.provider import FakeCloud
+from tests.support.moto import MotoServer
 from tests.unit.scaler.launching import launch
 from tests.unit.scaler.stub_agent import StubAgents
 
@@ -29,7 +32,16 @@ CAPACITY = Amount(cpu_milli=1500, memory_bytes=2 * 1024**3, slots=3)
 
 
 class World(Protocol):
-    """What a provider's instances run in: it outlives any provider."""
+    """What a provider's instances run in: it outlives any provider.
+
+    `outlives`: so do the instances, also when the scaler ends. Each has `capacity`, as `spec` says; `changed_spec` says
+    something else.
+    """
+
+    outlives: bool
+    spec: QueueSpec
+    changed_spec: QueueSpec
+    capacity: Amount
 
     async def open(self, queue: str = QUEUE, *, busy: bool = False) -> Provider:
         """A provider. `busy`: what it starts holds something, so it doesn't end when drained."""
@@ -37,6 +49,10 @@ class World(Protocol):
 
     async def until_up(self, agent_id: str) -> None:
         """Wait until an instance's agent runs."""
+        ...
+
+    async def heed(self, agent_id: str) -> None:
+        """Where it is not the provider that asks an agent to leave: somebody else has, and it does, unless busy."""
         ...
 
     async def end(self, agent_id: str) -> None:
@@ -49,6 +65,11 @@ class World(Protocol):
 
 
 class FakeWorld:
+    outlives = False
+    spec = SPEC
+    changed_spec = SPEC.model_copy(update={"provider": LocalSpec(cpu=4)})
+    capacity = CAPACITY
+
     def __init__(self) -> None:
         self.cloud = FakeCloud(SystemClock(), CAPACITY)
 
@@ -60,6 +81,9 @@ class FakeWorld:
     async def until_up(self, agent_id: str) -> None:
         pass
 
+    async def heed(self, agent_id: str) -> None:
+        pass
+
     async def end(self, agent_id: str) -> None:
         self.cloud.end(agent_id.removeprefix("agent-"))
 
@@ -68,6 +92,11 @@ class FakeWorld:
 
 
 class LocalWorld:
+    outlives = False
+    spec = SPEC
+    changed_spec = SPEC.model_copy(update={"provider": LocalSpec(cpu=4)})
+    capacity = CAPACITY
+
     def __init__(self, directory: Path) -> None:
         self.stubs = StubAgents(directory / "stubs.sock")
         self.providers: list[Provider] = []
@@ -87,6 +116,9 @@ class LocalWorld:
     async def until_up(self, agent_id: str) -> None:
         await self.stubs.until_up(agent_id)
 
+    async def heed(self, agent_id: str) -> None:
+        pass
+
     async def end(self, agent_id: str) -> None:
         await self.stubs.end(agent_id, 3)
 
@@ -96,14 +128,22 @@ class LocalWorld:
             await provider.close()
 
 
-@pytest.fixture(params=["fake", "local"])
-async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
+@pytest.fixture(params=["fake", "local", "aws"])
+async def world(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[World]:
     made: World
     if request.param == "fake":
         made = FakeWorld()
+    elif request.param == "aws":
+        moto: MotoServer = request.getfixturevalue("moto_server")
+        made = aws = AwsWorld(moto)
+        await aws.start()
+        for name, value in {**moto.env, "AWS_ENDPOINT_URL": aws.proxy.url}.items():
+            monkeypatch.setenv(name, value)
     else:
-        made = LocalWorld(tmp_path)
-        await made.stubs.start()
+        made = local = LocalWorld(tmp_path)
+        await local.stubs.start()
     yield made
     await made.close()
 
@@ -119,40 +159,43 @@ async def until_count(provider: Provider, count: int) -> None:
 async def test_launched_instances_are_listed_with_what_they_offer(world: World) -> None:
     provider = await world.open()
     before = SystemClock().now()
-    made = await launch(provider, SPEC, 2, "a")
+    made = await launch(provider, world.spec, 2, "a")
     listed = await provider.list()
     assert {instance.id for instance in listed} == {instance.id for instance in made}
     assert len({instance.id for instance in listed}) == len({instance.agent_id for instance in listed}) == 2
     for instance in listed:
-        assert instance.capacity == CAPACITY == await provider.capacity(SPEC)
+        assert instance.capacity == world.capacity == await provider.capacity(world.spec)
         assert instance.state in (InstanceState.STARTING, InstanceState.RUNNING)
-        assert before <= instance.launched_at <= SystemClock().now()
+        assert before - timedelta(seconds=1) <= instance.launched_at  # EC2 tells whole seconds
+        assert instance.launched_at <= SystemClock().now()
 
 
 async def test_a_repeated_intent_starts_nothing_more(world: World) -> None:
     provider = await world.open()
-    first = await launch(provider, SPEC, 2, "a")
-    again = await launch(provider, SPEC, 2, "a")
+    first = await launch(provider, world.spec, 2, "a")
+    again = await launch(provider, world.spec, 2, "a")
     assert {instance.id for instance in again} == {instance.id for instance in first}
     assert len(await provider.list()) == 2
-    await launch(provider, SPEC, 1, "b")
+    await launch(provider, world.spec, 1, "b")
     assert len(await provider.list()) == 3
 
 
 async def test_a_repeated_intent_does_not_replace_what_has_ended(world: World) -> None:
     provider = await world.open()
-    (instance,) = await launch(provider, SPEC, 1, "a")
+    (instance,) = await launch(provider, world.spec, 1, "a")
     await world.until_up(instance.agent_id)
     await world.end(instance.agent_id)
     await until_count(provider, 0)
-    assert [made for made in await launch(provider, SPEC, 1, "a") if made.state is not InstanceState.STOPPING] == []
+    assert [
+        made for made in await launch(provider, world.spec, 1, "a") if made.state is not InstanceState.STOPPING
+    ] == []
     assert await provider.list() == []
 
 
 async def test_what_is_proposed_says_what_will_be_there(world: World) -> None:
     provider = await world.open()
-    proposal, again = await provider.propose(SPEC, 2), await provider.propose(SPEC, 2)
-    assert proposal.capacity == CAPACITY
+    proposal, again = await provider.propose(world.spec, 2), await provider.propose(world.spec, 2)
+    assert proposal.capacity == world.capacity
     assert (proposal.count, proposal.config) == (2, again.config)
     assert proposal.request
     assert proposal.note
@@ -161,17 +204,18 @@ async def test_what_is_proposed_says_what_will_be_there(world: World) -> None:
 
 async def test_an_instance_tells_its_intent_and_its_configuration(world: World) -> None:
     provider = await world.open()
-    proposal = await provider.propose(SPEC, 1)
-    await launch(provider, SPEC, 1, "a")
+    proposal = await provider.propose(world.spec, 1)
+    await launch(provider, world.spec, 1, "a")
     (instance,) = await provider.list()
     assert (instance.intent, instance.config) == ("a", proposal.config)
 
 
 async def test_a_drained_instance_that_holds_nothing_ends(world: World) -> None:
     provider = await world.open()
-    stays, goes = await launch(provider, SPEC, 2, "a")
+    stays, goes = await launch(provider, world.spec, 2, "a")
     await world.until_up(goes.agent_id)
     await provider.stop(goes.id, StopMode.DRAIN)
+    await world.heed(goes.agent_id)
     await until_count(provider, 1)
     assert [instance.id for instance in await provider.list()] == [stays.id]
     await provider.stop(goes.id, StopMode.DRAIN)
@@ -180,29 +224,30 @@ async def test_a_drained_instance_that_holds_nothing_ends(world: World) -> None:
 
 async def test_a_busy_instance_is_stopping_until_it_is_forced(world: World) -> None:
     provider = await world.open(busy=True)
-    (instance,) = await launch(provider, SPEC, 1, "a")
+    (instance,) = await launch(provider, world.spec, 1, "a")
     await world.until_up(instance.agent_id)
     await provider.stop(instance.id, StopMode.DRAIN)
     await provider.stop(instance.id, StopMode.DRAIN)
     assert [entry.state for entry in await provider.list()] == [InstanceState.STOPPING]
-    assert await provider.drain(0.05) == [instance.id]
+    await world.heed(instance.agent_id)
+    assert await provider.drain(0.05) == ([] if world.outlives else [instance.id])
     assert [entry.state for entry in await provider.list()] == [InstanceState.STOPPING]
     assert await provider.force(10.0) == []
-    assert await provider.list() == []
+    assert len(await provider.list()) == (1 if world.outlives else 0)
 
 
 async def test_drain_waits_until_all_have_ended(world: World) -> None:
     provider = await world.open()
-    for instance in await launch(provider, SPEC, 3, "a"):
+    for instance in await launch(provider, world.spec, 3, "a"):
         await world.until_up(instance.agent_id)
     assert await provider.drain(10.0) == []
-    assert await provider.list() == []
+    assert len(await provider.list()) == (3 if world.outlives else 0)
 
 
 async def test_kill_ends_what_does_not_listen(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("scaler.adapters.local.KILL_GRACE_S", 0.05)
     provider = await world.open(busy=True)
-    (instance,) = await launch(provider, SPEC, 1, "a")
+    (instance,) = await launch(provider, world.spec, 1, "a")
     await world.until_up(instance.agent_id)
     await provider.stop(instance.id, StopMode.KILL)
     await until_count(provider, 0)
@@ -210,7 +255,7 @@ async def test_kill_ends_what_does_not_listen(world: World, monkeypatch: pytest.
 
 async def test_an_end_is_heard_and_explained(world: World) -> None:
     provider = await world.open()
-    (instance,) = await launch(provider, SPEC, 1, "a")
+    (instance,) = await launch(provider, world.spec, 1, "a")
     await world.until_up(instance.agent_id)
     async with asyncio.timeout(10), aclosing(provider.changes()) as changes:
         await anext(changes)
@@ -222,7 +267,7 @@ async def test_an_end_is_heard_and_explained(world: World) -> None:
 
 async def test_the_next_provider_finds_the_instances(world: World) -> None:
     first = await world.open()
-    made = sorted(await launch(first, SPEC, 2, "a"), key=lambda instance: instance.id)
+    made = sorted(await launch(first, world.spec, 2, "a"), key=lambda instance: instance.id)
     for instance in made:
         await world.until_up(instance.agent_id)
     await first.close()
@@ -234,19 +279,20 @@ async def test_the_next_provider_finds_the_instances(world: World) -> None:
     assert [(i.id, i.agent_id, i.launched_at, i.capacity) for i in found] == [
         (i.id, i.agent_id, i.launched_at, i.capacity) for i in made
     ]
-    assert len(await launch(second, SPEC, 2, "a")) == 2
+    assert len(await launch(second, world.spec, 2, "a")) == 2
     assert len(await second.list()) == 2
     await world.end(found[0].agent_id)
     await until_count(second, 1)
     await second.stop(found[1].id, StopMode.DRAIN)
+    await world.heed(found[1].agent_id)
     await until_count(second, 0)
 
 
 async def test_instances_of_other_queues_are_not_seen(world: World) -> None:
     mine, other = await world.open(), await world.open("other")
-    (theirs,) = await launch(other, SPEC.model_copy(update={"queue_name": "other"}), 1, "a")
+    (theirs,) = await launch(other, world.spec.model_copy(update={"queue_name": "other"}), 1, "a")
     assert await mine.list() == []
-    (ours,) = await launch(mine, SPEC, 1, "a")
+    (ours,) = await launch(mine, world.spec, 1, "a")
     assert ours.agent_id != theirs.agent_id
     await mine.stop(theirs.id, StopMode.KILL)
     assert len(await other.list()) == 1
@@ -254,6 +300,6 @@ async def test_instances_of_other_queues_are_not_seen(world: World) -> None:
 
 async def test_a_change_of_the_spec_is_for_later_launches(world: World) -> None:
     provider = await world.open()
-    (instance,) = await launch(provider, SPEC, 1, "a")
-    await provider.capacity(SPEC.model_copy(update={"provider": LocalSpec(cpu=4)}))
+    (instance,) = await launch(provider, world.spec, 1, "a")
+    await provider.capacity(world.changed_spec)
     assert (await provider.list())[0].capacity == instance.capacity
