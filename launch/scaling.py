@@ -106,6 +106,8 @@ class ScalingReport(BaseModel):
     next_look_at: datetime | None = None
     trouble: str | None = None
     """What stops it from scaling: the provider's own words, and what to do."""
+    stopped: bool = False
+    """That scaler has stopped: nobody looks any more, until another report."""
     boots: BootTrouble | None = None
     """Launches that never registered, if the latest ones did not."""
 
@@ -170,6 +172,10 @@ class Scaling(Protocol):
 
     async def decisions(self, queue: str) -> list[DecisionReport]:
         """Those that are kept, oldest first."""
+        ...
+
+    async def forget(self, queue: str) -> None:
+        """Remove report and decisions: the queue is deleted. No error if there are none."""
         ...
 
     async def ended(self, queue: str, instance: InstanceEnd) -> None:

@@ -7,7 +7,7 @@ One `Reporter` a queue, made by whoever leads it:
     tasks.create_task(reporter.run())           # writes, until cancelled
     reporter.look(snapshot, policy, plan)       # in each turn; never waits, never fails
     reporter.stopped(left)                      # what is there no more, once the scaler has ended what it could
-    await reporter.close()                      # in the end: a last write, bounded
+    await reporter.close()                      # in the end: a last write, bounded; gone=True for a deleted queue
 
 Invariants: at most one report a second, and none when nothing is new (but one every `RENEWED_EVERY_S`, so that readers
 see that somebody looks); what can't be written is kept, bounded, until it can. A broker that is away stops nobody.
@@ -108,7 +108,9 @@ class Reporter:
         self._ends.extend(self._lives.stopped(left, self._clock.now()))
         if self._told is not None:
             listed = tuple(one for one in self._told.instances if one.id in left)
-            self._last = self._told.model_copy(update={"at": self._clock.now(), "instances": listed, "more": ()})
+            self._last = self._told.model_copy(
+                update={"at": self._clock.now(), "instances": listed, "more": (), "stopped": True}
+            )
 
     async def run(self) -> None:
         """Write what is new, as it comes, until cancelled."""
@@ -119,13 +121,20 @@ class Reporter:
                 self._wake.set()
             await asyncio.sleep(self._every_s)
 
-    async def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
-        """Write what is left, if the broker takes it in time. `run` has been cancelled."""
+    async def close(self, *, gone: bool = False, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
+        """Write what is left, if the broker takes it in time. `run` has been cancelled.
+
+        Of a queue that is `gone` nothing stays but its instances' lives.
+        """
         try:
             async with asyncio.timeout(timeout_s):
                 await self.write()
+                if gone:
+                    await self._scaling.forget(self._queue)
         except TimeoutError:
             log.info("the last report was not written in time", queue=self._queue)
+        except LaunchError as error:
+            log.info("the report of a queue that is gone stays", queue=self._queue, why=error.message)
 
     async def write(self) -> bool:
         """Write what is new; False if something is left to write."""

@@ -24,7 +24,7 @@ def absent(queue: str, report: ScalingReport | None, now: datetime) -> Why | Non
     if report is None:
         return Why(f"no scaler has looked at the queue {queue} yet", START_ONE)
     age_s = (now - report.at).total_seconds()
-    if age_s < STALE_S:
+    if age_s < STALE_S and not report.stopped:
         return None
     return Why(f"no scaler has looked since {report.at:%Y-%m-%d %H:%M:%S} UTC ({show_duration(age_s)} ago)", START_ONE)
 

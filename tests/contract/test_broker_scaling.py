@@ -140,6 +140,21 @@ async def test_a_deleted_queue_takes_report_and_decisions_along(broker: Broker, 
     await broker.queues.delete(f"{queue}-2")
 
 
+async def test_what_is_forgotten_is_report_and_decisions(broker: Broker, other: Broker, queue: str) -> None:
+    await broker.scaling.forget(queue)
+    await broker.scaling.report(report(queue))
+    await broker.scaling.decided(queue, decision(1))
+    await broker.scaling.ended(queue, life("i-1"))
+    await broker.scaling.report(report(f"{queue}-2"))
+    await broker.documents.create(f"state.{queue}", b"{}")
+    await other.scaling.forget(queue)
+    assert await broker.scaling.latest(queue) is None
+    assert await broker.scaling.decisions(queue) == []
+    assert await broker.scaling.ends(queue) == [life("i-1")]
+    assert await broker.scaling.latest(f"{queue}-2") == report(f"{queue}-2")
+    assert await broker.documents.get(f"state.{queue}") is not None
+
+
 async def test_without_a_connection_it_says_so(own_world: World) -> None:
     broker = await own_world.connect()
     await broker.scaling.report(report("q"))
@@ -151,6 +166,7 @@ async def test_without_a_connection_it_says_so(own_world: World) -> None:
         broker.scaling.decisions("q"),
         broker.scaling.ended("q", life("i-1")),
         broker.scaling.ends("q"),
+        broker.scaling.forget("q"),
     ):
         with pytest.raises(BrokerUnavailable):
             await call

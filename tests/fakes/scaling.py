@@ -71,6 +71,11 @@ class FakeScaling:
         async with self._link.request():
             return list(_readable(self._stored.decisions.get(decision_subject(queue), ()), DecisionReport))
 
+    async def forget(self, queue: str) -> None:
+        async with self._link.request():
+            self._bucket.purge(lambda key: key == scaler_report_key(queue))
+            self._stored.forget(queue)
+
     async def ended(self, queue: str, instance: InstanceEnd) -> None:
         async with self._link.request():
             self._stored.publish_raw(instance_subject(queue), _json(instance))

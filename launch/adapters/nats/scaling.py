@@ -64,7 +64,7 @@ class NatsScaling:
         return sorted(first.values(), key=lambda life: life.ended_at)
 
     async def forget(self, queue: str) -> None:
-        """The queue is deleted. The lives of its instances stay: they have been paid for."""
+        # The lives of its instances stay: they have been paid for.
         await self._bucket.purge(subjects.scaler_report_key(queue))
         request = {"filter": subjects.decision_subject(queue)}
         await self._connection.api(f"STREAM.PURGE.{subjects.DECISIONS_STREAM}", request)

@@ -113,6 +113,8 @@ def test_no_scaler_looks_any_more() -> None:
     told = "no scaler has looked since 2026-01-01 11:55:00 UTC (5m00s ago); start one: launch scaler"
     assert why(gone) == f"no agents are present yet, and {told}"
     assert why(report(BOOTING, at=ago(60))) == "i-0ab booting since 41 s"
+    stopped = why(report(at=ago(3), stopped=True))
+    assert "no scaler has looked since 2026-01-01 11:59:57 UTC (3.0s ago); start one: launch scaler" in stopped
 
 
 def test_the_provider_refuses() -> None:

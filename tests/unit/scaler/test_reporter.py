@@ -236,3 +236,17 @@ async def test_what_a_scaler_has_ended_when_it_stops_is_over() -> None:
     latest = await stage.scaling.latest("q")
     assert latest is not None
     assert ([one.id for one in latest.instances], latest.at) == (["i-b"], stage.clock.now())
+    assert latest.stopped
+
+
+async def test_of_a_queue_that_is_gone_only_the_lives_stay() -> None:
+    stage = Stage()
+    stage.look(idle("a", 1))
+    assert await stage.reporter.write()
+    stage.reporter.stopped([])
+    await stage.reporter.close(gone=True)
+    assert await stage.scaling.latest("q") is None
+    assert await stage.scaling.decisions("q") == []
+    assert len(await stage.scaling.ends("q")) == 1
+    stage.broker.disconnect()
+    await stage.reporter.close(gone=True)
