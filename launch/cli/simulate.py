@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -90,12 +90,15 @@ def simulate(  # noqa: PLR0917  (typer reads the options from here)
     variants = compare.ours(policy, sweep=sweep, settle_s=settle_s)
     if not ours_only:
         variants += compare.others(found, capacity, sweep=sweep)
-    with _progress(variants, len(found.jobs)) as watch:
-        runs = list(
-            compare.run_all(
-                variants, found, cloud, seed, max_instances=max_instances, stopwatch=time.perf_counter, watch=watch
-            )
-        )
+    runs: list[Run] = []
+    with suppress(KeyboardInterrupt), _progress(variants, len(found.jobs)) as watch:
+        if not as_json:
+            left_out = ", ".join(f"{count} {why}" for why, count in found.left_out.items())
+            write(f"{found.name}: {len(found.jobs)} jobs{f' (left out: {left_out})' if left_out else ''}\n")
+        for run in compare.run_all(
+            variants, found, cloud, seed, max_instances=max_instances, stopwatch=time.perf_counter, watch=watch
+        ):
+            runs.append(run)  # noqa: PERF402  (an interrupt leaves those that are there)
     _tell(found, cloud.capacity, runs, of=len(variants), as_json=as_json, sweep=sweep)
     if out is not None and runs:
         from scaler.simulate.bounds import bounds
@@ -104,7 +107,7 @@ def simulate(  # noqa: PLR0917  (typer reads the options from here)
         title = f"{found.name}: {len(found.jobs)} jobs, boot {boot}"
         draw.draw(out, title, runs, bounds(found, vector(capacity)).zero_wait_s)
         note(f"drawn: {out}")
-    if len(runs) < len(variants) or not runs[-1].result.complete:
+    if len(runs) < len(variants) or not all(run.result.complete for run in runs):
         raise typer.Exit(130)
 
 
@@ -210,8 +213,6 @@ def _tell(trace: Trace, capacity: Amount, runs: list[Run], *, of: int, as_json: 
         }
         write_json(value)
         return
-    left_out = ", ".join(f"{count} {why}" for why, count in trace.left_out.items())
-    write(f"{trace.name}: {len(trace.jobs)} jobs{f' (left out: {left_out})' if left_out else ''}\n")
     shown = [one for one in results if one.usual or one.policy == report.OURS or not one.complete] if sweep else results
     write_table(report.COLUMNS, report.rows(shown), empty="nothing was run", spare=("most", "max", "p50", "cost"))
     write(
@@ -229,5 +230,5 @@ def _tell(trace: Trace, capacity: Amount, runs: list[Run], *, of: int, as_json: 
     for one in results:
         if one.unserved or one.refused:
             note(f"{one.policy} ({one.settings}): {one.unserved} jobs never ran, {one.refused} were refused")
-    if len(runs) < of:
+    if len(runs) < of or not all(one.complete for one in results):
         note(f"cut short: {len(runs)} of {of} runs")
