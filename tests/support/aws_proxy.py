@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 
 import aiohttp
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from tests.support import ec2_wire as wire
 from tests.support.ec2_call import Answer, Ec2Call, Refused
@@ -36,14 +37,7 @@ class AwsProxy(Ec2World):
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(auto_decompress=False)
-        app = web.Application(client_max_size=2**30)
-        app.router.add_route("*", "/{path:.*}", self._serve)
-        self._runner = web.AppRunner(app, access_log=None)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
-        await site.start()
-        host, port = self._runner.addresses[0][:2]
-        self.url = f"http://{host}:{port}"
+        self._runner, self.url = await _listen(self.serve)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -66,7 +60,8 @@ class AwsProxy(Ec2World):
 
     # -- serving ----------------------------------------------------------------------------------------------------
 
-    async def _serve(self, request: web.Request) -> web.StreamResponse:
+    async def serve(self, request: web.Request) -> web.StreamResponse:
+        """Answer one request of any service."""
         at = time.time()
         body = await request.read()
         region, service = wire.scope(request.headers.get("Authorization", ""))
@@ -114,6 +109,38 @@ class AwsProxy(Ec2World):
         self.note(Call(time.time(), action, "ok", instances=(instance_id,), tags=instance.tags))
         parameters = {"Action": "TerminateInstances", "Version": "2016-11-15", "InstanceId.1": instance_id}
         await self._ask_moto(instance.region, parameters)
+
+
+class Regions:
+    """One address for several proxies, each of a region of its own: clients of one process are told apart by that."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.proxies: dict[str, AwsProxy] = {}
+        self._runner: web.AppRunner | None = None
+
+    async def __aenter__(self) -> Self:
+        self._runner, self.url = await _listen(self._serve)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def _serve(self, request: web.Request) -> web.StreamResponse:
+        region, _ = wire.scope(request.headers.get("Authorization", ""))
+        proxy = self.proxies.get(region)
+        return web.Response(status=503) if proxy is None else await proxy.serve(request)
+
+
+async def _listen(handler: Handler) -> tuple[web.AppRunner, str]:
+    app = web.Application(client_max_size=2**30)
+    app.router.add_route("*", "/{path:.*}", handler)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    host, port = runner.addresses[0][:2]
+    return runner, f"http://{host}:{port}"
 
 
 def _other_action(request: web.Request, body: bytes) -> str:
