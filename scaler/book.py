@@ -7,6 +7,7 @@ with the broker's, and finds what has gone meanwhile before anything is launched
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections import Counter
 from collections.abc import Sequence
 
 from launch.core.capacity import Amount
@@ -17,6 +18,7 @@ from launch.specfile import parse_job_json
 from launch.subjects import JobId
 from scaler.core.backlog import Backlog
 from scaler.core.forecast import Arrivals
+from scaler.core.packing import Sizes, sizes_of
 from scaler.core.snapshot import Pending, PendingJob
 
 AT_LEAST = 32
@@ -30,14 +32,16 @@ class Book:
     `arrivals` hears of each one once.
     """
 
-    def __init__(self, jobs: Jobs, queue: str) -> None:
-        self.arrivals = Arrivals(0.0)
+    def __init__(self, jobs: Jobs, queue: str, arrivals: Arrivals) -> None:
+        self.arrivals = arrivals
         self._jobs = jobs
         self._queue = queue
         self._spec: QueueSpec | None = None
         self._backlog = Backlog()
         self._seqs: list[int] = []
-        self._amounts: dict[int, Amount] = {}
+        self._amounts: dict[int, Sizes] = {}
+        self._kinds: Counter[Sizes] = Counter()
+        self._heard_to = 0
         self._known_to = 0
         """Every message up to this sequence has been read, or was gone already."""
         self._gone_behind = 0
@@ -97,9 +101,12 @@ class Book:
         seq = message.job.seq
         job = self._parsed(message)
         self._seqs.append(seq)
-        self._amounts[seq] = job.amount
+        self._amounts[seq] = sizes_of(job.amount)
+        self._kinds[self._amounts[seq]] += 1
         self._backlog.add(job)
-        self.arrivals.add(job.job_type, job.amount, job.arrived_at)
+        if seq > self._heard_to:
+            self._heard_to = seq
+            self.arrivals.add(job.job_type, job.amount, job.arrived_at)
 
     def _drop(self, seqs: Sequence[int]) -> None:
         if not seqs:
@@ -107,18 +114,20 @@ class Book:
         gone = set(seqs)
         self._seqs = [seq for seq in self._seqs if seq not in gone]
         for seq in gone:
-            self._amounts.pop(seq, None)
+            self._kinds[self._amounts.pop(seq)] -= 1
         self._backlog.remove(str(JobId(self._queue, seq)) for seq in gone)
 
     def _forget(self) -> None:
         self._seqs, self._known_to, self._gone_behind = [], 0, 0
         self._amounts.clear()
+        self._kinds.clear()
         self._backlog = Backlog()
 
     def _useful(self, held: frozenset[str], capacity: Amount) -> int:
         """How many of those that nobody holds a new instance could run."""
-        fitting = sum(1 for amount in self._amounts.values() if amount.fits_in(capacity))
-        return fitting - len(held)
+        whole = sizes_of(capacity)
+        fits = (all(size <= room for size, room in zip(sizes, whole, strict=True)) for sizes in self._kinds)
+        return sum(count for count, fit in zip(self._kinds.values(), fits, strict=True) if fit) - len(held)
 
     def _parsed(self, message: Message) -> PendingJob:
         spec = self._spec

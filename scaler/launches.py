@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -168,21 +169,17 @@ class Launches:
         if done:
             await self._close(done)
 
+    async def close_answered(self) -> bool:
+        """Nothing is there any more: close what was answered; whether that leaves none open."""
+        answered = {intent.id for intent in self.open if self._of(intent).answered_at is not None}
+        if answered:
+            await self._close(answered)
+        return not self.open
+
     def expected(self, instances: Sequence[Instance]) -> list[Worker]:
-        """What was asked for and is not there yet, as workers that are starting."""
-        now, found = self._clock.now(), []
-        for intent in self.open:
-            if self._of(intent).answered_at is not None:
-                continue
-            there = sum(1 for instance in instances if instance.intent == intent.id)
-            for number in range(there, intent.count):
-                name = f"intent-{intent.id}-{number}"
-                instance = Instance(
-                    name, name, intent.created_at, InstanceState.STARTING, intent.capacity,
-                    config=intent.config, intent=intent.id,
-                )  # fmt: skip
-                found.append(Worker(instance, None, History.NEW, absent_since=now, intended=True))
-        return found
+        """What was asked for, and neither seen nor answered yet."""
+        unanswered = [intent for intent in self.open if self._of(intent).answered_at is None]
+        return intended(unanswered, instances, self._clock.now())
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
@@ -236,3 +233,18 @@ class Launches:
         if self.trouble is None or self.trouble.text != text:
             self._say(f"could not launch: {text}")
         self.trouble = Trouble(text, retry_at, times)
+
+
+def intended(intents: Sequence[Intent], instances: Sequence[Instance], now: datetime) -> list[Worker]:
+    """What intents ask for and what is not among the instances, as workers that are starting."""
+    there = Counter(instance.intent for instance in instances)
+    found = []
+    for intent in intents:
+        for number in range(there[intent.id], intent.count):
+            name = f"intent-{intent.id}-{number}"
+            instance = Instance(
+                name, name, intent.created_at, InstanceState.STARTING, intent.capacity,
+                config=intent.config, intent=intent.id,
+            )  # fmt: skip
+            found.append(Worker(instance, None, History.NEW, absent_since=now, intended=True))
+    return found

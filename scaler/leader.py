@@ -120,6 +120,16 @@ class Lease:
 
     async def keep(self) -> None:
         """Renew it until it is lost, or until cancelled."""
+        try:
+            await self._keep()
+        except Exception:
+            self._revision = None
+            raise
+        finally:
+            if self._revision is None:
+                self.lost.set()
+
+    async def _keep(self) -> None:
         loop = asyncio.get_running_loop()
         pause_s = self._renew_s
         while (revision := self._revision) is not None and self.held:
@@ -140,7 +150,6 @@ class Lease:
             pause_s = self._renew_s
             self._had(renewed, asked_at)
         self._revision = None
-        self.lost.set()
 
     async def release(self) -> None:
         """Give it up, so that another can have it at once; if the broker is away, it runs out."""

@@ -12,8 +12,9 @@ from launch.queue import QueueSpec
 from launch.queue import StaticProvider as StaticSpec
 from scaler.adapters.local import LocalProvider
 from scaler.adapters.static import StaticProvider
-from scaler.observe import Agents
+from scaler.leader import Identity
 from scaler.ports import Provider, ProviderUnsuitable
+from scaler.presences import Agents
 from scaler.queues import Queues, Tools, keep
 from scaler.settings import ScalerSettings
 
@@ -56,6 +57,7 @@ async def run(
             settings=settings,
             open_provider=open_provider or usual,
             tell=on_event or _nobody,
+            me=Identity.mine(),
             drain_timeout_s=drain_timeout_s,
             abort=abort or asyncio.Event(),
         )

@@ -7,19 +7,25 @@ defect and stops the scaler loudly.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import reduce
 
 import structlog
 
 from launch.errors import LaunchError
 from launch.ports import Broker, Clock, Synced
 from launch.queue import QueueSpec
-from scaler.loop import QueueLoop
-from scaler.observe import Agents, Observer
+from scaler.launches import Launches
+from scaler.leader import Identity, Lease
+from scaler.loop import Parts, QueueLoop
+from scaler.observe import Observer
 from scaler.ports import Provider
+from scaler.presences import Agents
+from scaler.report import Reporter
 from scaler.settings import ScalerSettings
+from scaler.state import Change, Deposed, StateStore
 
 log = structlog.stdlib.get_logger("scaler")
 
@@ -37,6 +43,7 @@ class Tools:
     settings: ScalerSettings
     open_provider: Callable[[QueueSpec], Awaitable[Provider]]
     tell: Callable[[str], None]
+    me: Identity
     drain_timeout_s: float
     abort: asyncio.Event
 
@@ -51,78 +58,189 @@ async def keep(name: str, hear: Callable[[], Awaitable[None]]) -> None:
         await asyncio.sleep(RETRY_S)
 
 
+@asynccontextmanager
+async def background(loops: Mapping[str, Coroutine[None, None, None]]) -> AsyncGenerator[None]:
+    """Run these beside what is inside; they are cancelled at its end, and one that fails ends it."""
+    async with asyncio.TaskGroup() as tasks:
+        running = [tasks.create_task(loop, name=f"scaler-{name}") for name, loop in loops.items()]
+        yield
+        for task in running:
+            task.cancel()
+
+
 class QueueService:
-    """One queue, from its first spec to its end."""
+    """One queue, from its first spec to its end: waits until it leads the queue, and scales it as long as it does."""
 
     def __init__(self, spec: QueueSpec, tools: Tools) -> None:
         self.name = spec.queue_name
         self.done = False
         self.wake = asyncio.Event()
+        self._news = asyncio.Event()
         self._spec: QueueSpec | None = spec
         self._tools = tools
         self._stopping = False
         self._loop: QueueLoop | None = None
         self._trouble: str | None = None
+        settings = tools.settings
+        self._lease = Lease(
+            tools.broker.leases,
+            self.name,
+            tools.me,
+            ttl_s=settings.lease_ttl_s,
+            renew_s=settings.lease_renew_s,
+            follow=lambda leader: self._tell(f"{leader} scales this queue; waiting to take over"),
+        )
 
     def update(self, spec: QueueSpec | None) -> None:
         """The queue's spec is another one now; None: the queue is gone."""
         self._spec = spec
         if self._loop is not None and spec is not None:
             self._loop.spec = spec
+        self._news.set()
         self.wake.set()
 
     def stop(self) -> None:
         """Drain and return from `run`."""
         self._stopping = True
+        self._news.set()
         self.wake.set()
 
     async def run(self) -> None:
         """Scale the queue until it is gone or `stop` is called; returns when its local agents have ended."""
+        settings = self._tools.settings
         while (spec := self._spec) is not None and not self._stopping:
-            self.wake.clear()
+            self._news.clear()
             try:
-                provider = await self._tools.open_provider(spec)
+                if not await self._lease.try_once():
+                    await self._wait(settings.lease_renew_s)
+                    continue
             except LaunchError as error:
-                if str(error) != self._trouble:
-                    self._trouble = str(error)
-                    log.debug("queue is not scaled", queue=self.name, error=str(error))
-                    self._tell(f"not scaled: {error}")
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(self._tools.settings.resync_s):
-                        await self.wake.wait()
+                log.info("can't ask who leads", queue=self.name, why=error.message)
+                await self._wait(settings.lease_renew_s)
                 continue
-            self._trouble = None
+            keeping = asyncio.create_task(self._lease.keep(), name=f"scaler-lease-{self.name}")
             try:
-                await self._scale(spec, provider)
+                pause_s = await self._lead(spec)
             finally:
-                await provider.close()
+                keeping.cancel()
+                with suppress(asyncio.CancelledError):
+                    await keeping
+                await self._lease.release()
+            if pause_s:
+                await self._wait(pause_s)
         self.done = True
 
-    async def _scale(self, spec: QueueSpec, provider: Provider) -> None:
-        tools, kind = self._tools, spec.provider.type
+    async def _wait(self, timeout_s: float) -> None:
+        """Until there is a new spec, or it is time to stop."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._news.wait()
 
-        def over() -> bool:
-            return self._stopping or self._spec is None or self._spec.provider.type != kind
-
-        observer = Observer(tools.broker, provider, tools.agents, tools.clock, tools.settings)
-        self._loop = QueueLoop(
-            self._spec or spec, tools.broker, provider, observer, tools.clock, tools.settings,
-            wake=self.wake, tell=self._tell,
-        )  # fmt: skip
+    async def _lead(self, spec: QueueSpec) -> float:
+        """Scale as the leader; returns how long to leave the queue to others before trying again."""
+        tools = self._tools
+        store = StateStore(tools.broker.documents, self.name, tools.me.name)
         try:
-            async with asyncio.TaskGroup() as tasks:
-                hints = [
-                    tasks.create_task(keep("notices", self._hear_notices), name=f"scaler-notices-{self.name}"),
-                    tasks.create_task(
-                        keep("provider", lambda: self._hear_provider(provider)), name=f"scaler-provider-{self.name}"
-                    ),
-                ]
-                await self._loop.run(over)
-                for hint in hints:
-                    hint.cancel()
-            await self._loop.finish(tools.drain_timeout_s, tools.abort, escalate=self._stopping)
+            await store.claim()
+            provider = await tools.open_provider(spec)
+        except LaunchError as error:
+            if str(error) != self._trouble:
+                self._trouble = str(error)
+                log.info("queue is not scaled", queue=self.name, error=str(error))
+                self._tell(f"not scaled: {error}")
+            return tools.settings.resync_s
+        self._trouble = None
+        try:
+            await self._scale(spec, provider, store)
+        except Deposed as error:
+            self._tell(f"not leading any more: {error.message}")
+            return tools.settings.lease_renew_s
+        finally:
+            await provider.close()
+        return 0.0
+
+    async def _scale(self, spec: QueueSpec, provider: Provider, store: StateStore) -> None:
+        kind = spec.provider.type
+        loop, reporter, observer = self._parts(spec, provider, store)
+        await reporter.open()
+        self._loop = loop
+        loop.spec = self._spec or spec
+        deposed: Deposed | None = None
+        try:
+            async with background(
+                self._hints(provider)
+                | {"records": observer.running.run(), "reports": reporter.run(), "lost": self._hear_loss()}
+            ):
+                try:
+                    await self._turn_until_over(loop, kind, store)
+                except Deposed as error:
+                    deposed = error
         finally:
             self._loop = None
+        if deposed is not None:
+            raise deposed
+        if self._lease.lost.is_set():
+            self._tell("the leadership of this queue was lost")
+        else:
+            await reporter.close()
+
+    async def _turn_until_over(self, loop: QueueLoop, kind: str, store: StateStore) -> None:
+        await loop.run(lambda: self._over(kind))
+        if not self._lease.lost.is_set():
+            await loop.finish(self._tools.drain_timeout_s, self._tools.abort, escalate=self._stopping)
+            await self._close_down(loop, kind, store)
+
+    def _parts(self, spec: QueueSpec, provider: Provider, store: StateStore) -> tuple[QueueLoop, Reporter, Observer]:
+        tools = self._tools
+        broker, clock, settings = tools.broker, tools.clock, tools.settings
+
+        def say(line: str) -> None:
+            log.info(line, queue=self.name)
+            self._tell(line)
+
+        async def learn(lessons: Sequence[Change]) -> None:
+            await store.change(lambda state: reduce(lambda known, lesson: lesson(known), lessons, state))
+
+        launches = Launches(
+            store, provider, clock, settings, queue=self.name, say=say, may_act=lambda: self._lease.held
+        )  # fmt: skip
+        observer = Observer(
+            broker, provider, tools.agents, clock, settings, spec,
+            state=lambda: store.state, expected=launches.expected, learn=learn,
+        )  # fmt: skip
+        observer.running.restore(store.state.durations_s)
+        reporter = Reporter(broker.scaling, clock, queue=self.name, leader=tools.me.name)
+        parts = Parts(
+            broker, provider, observer, launches, store, reporter, clock, settings,
+            may_act=lambda: self._lease.held, tell=self._tell,
+        )  # fmt: skip
+        return QueueLoop(spec, parts, wake=self.wake), reporter, observer
+
+    def _over(self, kind: str) -> bool:
+        other = self._spec is None or self._spec.provider.type != kind
+        return self._stopping or other or self._lease.lost.is_set()
+
+    async def _close_down(self, loop: QueueLoop, kind: str, store: StateStore) -> None:
+        """Nobody wants the instances that outlive a scaler, once the queue is gone or has another provider."""
+
+        def wanted_again() -> bool:
+            return not self._over(kind) or self._stopping or self._lease.lost.is_set()
+
+        if not wanted_again():
+            await loop.close_down(wanted_again)
+        if self._spec is None and not wanted_again():
+            with suppress(LaunchError):
+                await store.forget()
+
+    def _hints(self, provider: Provider) -> dict[str, Coroutine[None, None, None]]:
+        return {
+            "notices": keep("notices", self._hear_notices),
+            "provider": keep("provider", lambda: self._hear_provider(provider)),
+        }
+
+    async def _hear_loss(self) -> None:
+        await self._lease.lost.wait()
+        self.wake.set()
 
     async def _hear_notices(self) -> None:
         async with aclosing(self._tools.broker.jobs.notices(self.name)) as notices:

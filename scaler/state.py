@@ -84,6 +84,10 @@ class StateStore:
             return after
         raise Deposed(f"the scaler's state of queue {self._queue} is being changed by others all the time")
 
+    async def forget(self) -> None:
+        """The queue is gone, and nothing of it is left."""
+        await self._documents.delete(self._key)
+
     async def settle(self) -> None:
         """Find out what is stored, if the last change left that open. Raises `Deposed`."""
         if self._sure:
@@ -122,13 +126,13 @@ def without_intents(ids: frozenset[str]) -> Change:
     return lambda state: state.model_copy(update={"intents": tuple(one for one in state.intents if one.id not in ids)})
 
 
-def booted(config: str, seconds: Sequence[float]) -> Change:
-    """Instances of a configuration have registered, after so long each."""
+def booted(config: str, seconds: Sequence[float | None]) -> Change:
+    """Instances of a configuration have registered, after so long each (None: that is not known)."""
 
     def change(state: QueueState) -> QueueState:
         before = state.configs.get(config, ConfigHistory())
         history = ConfigHistory(registered=before.registered + len(seconds))
-        boots = (*state.boots_s, *(round(one, 2) for one in seconds))[-BOOTS_KEPT:]
+        boots = (*state.boots_s, *(round(one, 2) for one in seconds if one is not None))[-BOOTS_KEPT:]
         return state.model_copy(update={"configs": _with(state.configs, config, history), "boots_s": boots})
 
     return change

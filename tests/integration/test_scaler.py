@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ import launch.adapters.nats
 from launch.adapters.clock import SystemClock
 from launch.core.capacity import Amount
 from launch.ports import Broker, Delivery
-from launch.presence import AgentPresence
+from launch.presence import AgentPresence, AgentState
 from launch.queue import QueueSpec
 from scaler import main
 from scaler.core.instance import Instance, StopMode
@@ -57,6 +58,8 @@ class Fleet:
 
     def __init__(self, queue: str, broker: Broker, cloud: FakeCloud, tasks: asyncio.TaskGroup) -> None:
         self.held: dict[str, list[Delivery]] = {}
+        self._draining: set[str] = set()
+        self._heeding: dict[str, asyncio.Task[None]] = {}
         self.registers = True
         self._boots: list[asyncio.Task[None]] = []
         self._queue = queue
@@ -73,10 +76,29 @@ class Fleet:
     def _stopped(self, instance: Instance, mode: StopMode) -> None:  # noqa: ARG002 - the hook's signature
         assert not self.held.get(instance.agent_id), "a holder was stopped"
         self.held.pop(instance.agent_id, None)
-        self._tasks.create_task(self._broker.agents.remove(instance.agent_id))
+        self._tasks.create_task(self._leave(instance.agent_id))
+
+    async def _leave(self, agent_id: str) -> None:
+        heeding = self._heeding.pop(agent_id, None)
+        if heeding is not None:
+            heeding.cancel()
+        await self._broker.agents.remove(agent_id)
+
+    async def _heed_drains(self, agent_id: str) -> None:
+        async with aclosing(self._broker.agents.drain_asked(agent_id)) as asked:
+            async for request in asked:
+                if request is not None:
+                    self._draining.add(agent_id)
+                    await self._register(agent_id)
+
+    def close(self) -> None:
+        """No agent listens any more."""
+        for heeding in self._heeding.values():
+            heeding.cancel()
 
     async def _boot(self, agent_id: str) -> None:
         self.held[agent_id] = []
+        self._heeding[agent_id] = self._tasks.create_task(self._heed_drains(agent_id))
         await self._register(agent_id)
         async for consumers in self._broker.work.consumers(self._queue, None):
             for consumer in consumers:
@@ -97,10 +119,16 @@ class Fleet:
             await self._register(agent_id)
 
     async def _register(self, agent_id: str) -> None:
-        held, now = self.held[agent_id], SystemClock().now()
+        held, now = self.held.get(agent_id), SystemClock().now()
+        if held is None:
+            return  # It has ended meanwhile.
+        state = AgentState.READY
+        if agent_id in self._draining:
+            state = AgentState.DRAINING if held else AgentState.DRAINED
         presence = AgentPresence(
             agent_id=agent_id,
             queue=self._queue,
+            state=state,
             capacity=CAPACITY,
             free=CAPACITY - Amount(cpu_milli=1000 * len(held), slots=len(held)),
             holds=tuple(str(delivery.message.job) for delivery in held),
@@ -123,6 +151,7 @@ class Scaling:
         self.opened: list[str] = []
         self.cloud = FakeCloud(SystemClock(), CAPACITY)
         self.fleet = Fleet(queue, broker, self.cloud, tasks)
+        self._running: list[asyncio.Task[None]] = []
         self._connect = connect
         self._data_dir = data_dir
         self._tasks = tasks
@@ -141,7 +170,7 @@ class Scaling:
             self.opened.append(spec.provider.type)
             return self.cloud.open(spec.queue_name)
 
-        return self._tasks.create_task(
+        running = self._tasks.create_task(
             main.run(
                 await self._connect(),
                 queues=[self.queue],
@@ -156,6 +185,13 @@ class Scaling:
             ),
             name="scaler",
         )
+        self._running.append(running)
+        return running
+
+    async def until_stopped(self) -> None:
+        """Wait until every scaler has ended."""
+        async with asyncio.timeout(LIMIT_S):
+            await asyncio.gather(*self._running)
 
 
 @pytest.fixture(params=["fake", pytest.param("nats", marks=pytest.mark.nats)])
@@ -181,6 +217,8 @@ async def scaling(connect: Connect, queue_name: str, tmp_path: Path) -> AsyncIte
         yield made
         await made.fleet.finish_all()
         made.stop.set()
+        await made.until_stopped()
+        made.fleet.close()
     if queue_name in [spec.queue_name for spec in await broker.queues.list()]:
         await broker.queues.delete(queue_name)
 
@@ -222,6 +260,8 @@ async def test_another_provider_takes_over_when_the_first_has_drained(scaling: S
     await scaling.told.until("is ready")
     await scaling.apply(min_instances=1, provider={"type": "static"})
     await scaling.told.until("has left")
+    await scaling.submit(1)
+    await scaling.told.until("no worker is present")
     await scaling.apply(min_instances=1)
     await scaling.told.until("is ready", 2)
     assert scaling.opened == ["local", "static", "local"]

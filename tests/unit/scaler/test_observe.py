@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 
 import pytest
 
 from launch.core.capacity import Amount
 from launch.job import Resources
+from launch.ports import Message
 from launch.presence import AgentPresence
 from launch.queue import JobDefaults, QueueSpec
+from launch.subjects import JobId
+from scaler.core.intent import QueueState
 from scaler.core.snapshot import History, Pending, Snapshot, Unknown
-from scaler.observe import Agents, Observer
+from scaler.observe import Observer
+from scaler.presences import Agents
 from scaler.settings import ScalerSettings
+from scaler.state import Change
 from tests.fakes.broker import FakeBroker, FakeServer
 from tests.fakes.clock import ManualClock
 from tests.fakes.provider import FakeCloud
@@ -36,8 +41,16 @@ class Scene:
         self.agents = Agents(self.broker, self.clock)
         self.woken: list[str | None] = []
         self.agents.listen(self._heard)
-        self.observer = Observer(self.broker, self.cloud.open("q"), self.agents, self.clock, ScalerSettings())
+        self.state = QueueState()
+        self.observer = Observer(
+            self.broker, self.cloud.open("q"), self.agents, self.clock, ScalerSettings(), SPEC,
+            state=lambda: self.state, expected=lambda _: [], learn=self._learn,
+        )  # fmt: skip
         self._something = asyncio.Event()
+
+    async def _learn(self, lessons: Sequence[Change]) -> None:
+        for lesson in lessons:
+            self.state = lesson(self.state)
 
     def _heard(self, queue: str | None) -> None:
         self.woken.append(queue)
@@ -67,7 +80,7 @@ class Scene:
     async def pending(self, spec: QueueSpec = SPEC) -> list[str]:
         found = (await self.look(spec)).pending
         assert isinstance(found, Pending)
-        return [job.id for job in found.jobs]
+        return sorted((job_id for group in found.groups for job_id in group.ids), key=lambda one: int(one[2:]))
 
 
 @pytest.fixture
@@ -104,28 +117,74 @@ async def test_a_job_asks_for_what_it_says_or_what_the_queue_says(scene: Scene) 
     spec = SPEC.model_copy(update={"defaults": JobDefaults(resources=Resources(cpu=0.5, memory=1024))})
     found = (await scene.look(spec)).pending
     assert isinstance(found, Pending)
-    assert [job.amount for job in found.jobs] == [
+    assert [group.amount for group in found.groups] == [
         Amount(cpu_milli=2000, memory_bytes=1024, slots=1),
         Amount(cpu_milli=500, memory_bytes=1024, slots=1),
         Amount(slots=1),
     ]
     again = (await scene.look()).pending
     assert isinstance(again, Pending)
-    assert again.jobs[1].amount == Amount(slots=1)
+    assert [(group.amount, group.count) for group in again.groups] == [
+        (Amount(cpu_milli=2000, slots=1), 1),
+        (Amount(slots=1), 2),
+    ]
 
 
 async def test_reading_is_bounded_by_what_the_workers_could_hold(scene: Scene) -> None:
     await scene.submit(100)
     found = (await scene.look()).pending
     assert isinstance(found, Pending)
-    assert len(found.jobs) == 32
-    assert found.beyond == 68
+    assert (found.count, found.beyond) == (100, 68)
 
 
 async def test_misfits_at_the_head_do_not_hide_what_is_behind(scene: Scene) -> None:
     await scene.submit(60, {"image": "x", "resources": {"gpu": 1}})
     await scene.submit(8)
     assert (await scene.pending())[-1] == "q/68"
+
+
+async def test_a_look_reads_only_what_is_new(scene: Scene) -> None:
+    await scene.submit(5)
+    assert len(await scene.pending()) == 5
+    asked: list[int] = []
+    peek = scene.broker.jobs.peek
+
+    async def counted(queue: str, limit: int, *, after_seq: int = 0) -> list[Message]:
+        asked.append(after_seq)
+        return await peek(queue, limit, after_seq=after_seq)
+
+    scene.broker.jobs.peek = counted  # type: ignore[method-assign]
+    await scene.pending()
+    assert asked == []
+    await scene.submit(2)
+    assert len(await scene.pending()) == 7
+    assert asked == [5]
+
+
+@pytest.mark.parametrize("behind", [0, 200])
+async def test_what_has_gone_unseen_is_found_by_the_count(scene: Scene, behind: int) -> None:
+    """At the head, in the middle and behind what is read; nobody was ever seen to hold it."""
+    await scene.submit(20 + behind)
+    count = (await scene.look()).pending
+    assert isinstance(count, Pending)
+    assert count.count == 20 + behind
+    for seqs in ([1, 2], [7, 9], [20 + behind], [150] if behind else [12]):
+        for seq in seqs:
+            await scene.other.jobs.discard(JobId("q", seq))
+        found = (await scene.look()).pending
+        assert isinstance(found, Pending)
+        assert found.count == (await scene.other.jobs.depth("q")).messages
+    read = {int(job_id[2:]) for group in found.groups for job_id in group.ids}
+    assert read.isdisjoint({1, 2, 7, 9})
+
+
+async def test_a_queue_that_was_made_anew_is_read_anew(scene: Scene) -> None:
+    await scene.submit(3)
+    assert len(await scene.pending()) == 3
+    await scene.other.queues.delete("q")
+    await scene.other.queues.apply(SPEC)
+    await scene.submit(1)
+    assert len(await scene.pending()) == 1
 
 
 async def test_a_paused_queue_says_so(scene: Scene) -> None:
