@@ -94,7 +94,7 @@ class Reporter:
             if plan.actions or plan.reasons:
                 self._decisions.append(decision(plan, now, leader=self._leader))
             self._reasons = plan.reasons
-        self._latest = _Look(snapshot, policy, plan, now)
+        self._latest, self._last = _Look(snapshot, policy, plan, now), None
         self._wake.set()
 
     def trouble(self, text: str | None) -> None:
