@@ -182,7 +182,7 @@ class QueueService:
         if self._lease.lost.is_set():
             self._tell("the leadership of this queue was lost")
         else:
-            await reporter.close()
+            await reporter.close(gone=self._spec is None)
 
     async def _turn_until_over(self, loop: QueueLoop, kind: str, store: StateStore) -> None:
         await loop.run(lambda: self._over(kind))
