@@ -98,7 +98,7 @@ def error(code: str, message: str) -> bytes:
 def said(body: bytes) -> tuple[str, str]:
     """The code and the message of an error."""
     root = _parse(body)
-    return root.findtext(".//Code", "InternalError"), root.findtext(".//Message", "")
+    return root.findtext(".//{*}Code", "InternalError"), root.findtext(".//{*}Message", "")
 
 
 def console_output(instance_id: str, text: str, at: str) -> bytes:
