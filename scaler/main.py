@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
-from launch.ports import Broker, Clock
+from launch.errors import Conflict
+from launch.ports import Broker, Clock, Documents
 from launch.queue import LocalProvider as LocalSpec
 from launch.queue import QueueSpec
 from launch.queue import StaticProvider as StaticSpec
 from scaler.adapters.local import LocalProvider
 from scaler.adapters.static import StaticProvider
 from scaler.leader import Identity
-from scaler.ports import Provider, ProviderUnsuitable
+from scaler.ports import Provider
 from scaler.presences import Agents
 from scaler.queues import Queues, Tools, keep
 from scaler.settings import ScalerSettings
+
+CLUSTER_KEY = "cluster"
 
 OpenProvider = Callable[[QueueSpec], Awaitable[Provider]]
 
@@ -46,7 +50,7 @@ async def run(
     settings = settings or ScalerSettings()
 
     async def usual(spec: QueueSpec) -> Provider:
-        return await provider_for(spec, data_dir=data_dir, server_url=server_url, clock=clock)
+        return await provider_for(spec, broker.documents, data_dir=data_dir, server_url=server_url, clock=clock)
 
     async with asyncio.TaskGroup() as tasks:
         agents = Agents(broker, clock)
@@ -73,16 +77,37 @@ async def run(
         scaled.stop()
 
 
-async def provider_for(spec: QueueSpec, *, data_dir: Path, server_url: str, clock: Clock) -> Provider:
-    """The provider that a queue's spec names. Raises `ProviderUnavailable` or `ProviderUnsuitable`."""
+async def provider_for(
+    spec: QueueSpec, documents: Documents, *, data_dir: Path, server_url: str, clock: Clock, only_look: bool = False
+) -> Provider:
+    """The provider that a queue's spec names. Raises `ProviderUnavailable` or `ProviderUnsuitable`.
+
+    `only_look`: it is not going to be asked to start or stop anything, so it may be another scaler's at the same time.
+    """
     if isinstance(spec.provider, LocalSpec):
-        return await LocalProvider.open(spec.queue_name, data_dir=data_dir, server_url=server_url, clock=clock)
+        return await LocalProvider.open(
+            spec.queue_name, data_dir=data_dir, server_url=server_url, clock=clock, only_look=only_look
+        )
     if isinstance(spec.provider, StaticSpec):
         return StaticProvider()
-    raise ProviderUnsuitable(
-        f"the {spec.provider.type} provider is not there yet, so nothing is started for queue {spec.queue_name}",
-        hint="provider: local or static works",
-    )
+    # Looked up here, as who scales on this machine only needs no AWS.
+    from scaler.adapters.aws.provider import AwsProvider
+
+    cluster = await cluster_name(documents)
+    return await AwsProvider.open(spec, cluster=cluster, server_url=server_url, clock=clock)
+
+
+async def cluster_name(documents: Documents) -> str:
+    """What tells this installation's instances from others' in the same account: made once, and kept in the broker."""
+    known = await documents.get(CLUSTER_KEY)
+    if known is None:
+        name = secrets.token_hex(6)
+        try:
+            await documents.create(CLUSTER_KEY, name.encode())
+        except Conflict:
+            return await cluster_name(documents)
+        return name
+    return known.value.decode()
 
 
 def _nobody(line: str) -> None:

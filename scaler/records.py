@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import structlog
 
@@ -60,11 +60,11 @@ class RunningJobs:
         """What is known of these jobs."""
         return tuple(found for job_id in holds if (found := self._running.get(job_id)) is not None)
 
-    async def run(self) -> None:
-        """Read what there is to read, until cancelled."""
+    async def run(self, tell: Callable[[], None]) -> None:
+        """Read what there is to read, until cancelled; `tell` hears when more is known of what runs."""
         while True:
             await self._some.wait()
-            batch = [self._waiting.popitem(last=False)[0] for _ in range(min(AT_ONCE, len(self._waiting)))]
+            batch = self._batch()
             if not batch:
                 self._some.clear()
                 continue
@@ -73,6 +73,17 @@ class RunningJobs:
             except LaunchError as error:
                 log.info("running jobs can't be read", why=error.message)
                 await asyncio.sleep(RETRY_S)
+                continue
+            if any(job_id in self._running for job_id in batch):
+                tell()
+
+    async def read_all(self) -> None:
+        """Read what there is to read now. Raises `LaunchError`."""
+        while self._waiting:
+            await asyncio.gather(*(self._read(job_id) for job_id in self._batch()))
+
+    def _batch(self) -> list[str]:
+        return [self._waiting.popitem(last=False)[0] for _ in range(min(AT_ONCE, len(self._waiting)))]
 
     async def _read(self, job_id: str) -> None:
         found = await self._records.get(JobId.parse(job_id))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,7 +14,10 @@ from launch.cli.session import data_dir as default_data_dir
 from launch.cli.session import endpoint
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from launch.service import Stop
+    from launch.settings import Endpoint
 
 
 def scaler(
@@ -21,6 +26,9 @@ def scaler(
         list[str] | None,
         typer.Option("--queue", "-q", metavar="QUEUE", callback=named, help="Scale only this queue; repeatable."),
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be done now, with the reasons, and touch nothing.")
+    ] = False,
     data_dir: DataDirOption = None,
     drain_timeout: DrainOption = "10m",
     server: ServerOption = None,
@@ -30,9 +38,12 @@ def scaler(
     from launch.service import run_service
 
     drain_timeout_s = seconds(drain_timeout, "--drain-timeout")
-    set_up_logging()
     found = endpoint(ctx, server)
     home = default_data_dir(data_dir)
+    if dry_run:
+        set_up_logging(level=os.environ.get("LAUNCH_LOG_LEVEL", "warning"))
+        raise typer.Exit(asyncio.run(_dry_run(found, queue, home)))
+    set_up_logging()
 
     async def main(stop: Stop) -> int:
         from launch.adapters import nats
@@ -59,3 +70,28 @@ def scaler(
 
     drains = f"waiting up to {drain_timeout} for the agents on this machine"
     raise typer.Exit(run_service(main, drains=drains, leaves="telling them to leave now"))
+
+
+async def _dry_run(found: Endpoint, queues: list[str] | None, home: Path) -> int:
+    """Print what the scaler would do."""
+    from launch.adapters import nats
+    from launch.adapters.clock import SystemClock
+    from launch.queue import QueueSpec
+    from scaler.dryrun import dry_run
+    from scaler.main import provider_for
+    from scaler.ports import Provider
+
+    broker = await nats.connect(found.url, name="launch-scaler-dry-run", credentials=found.credentials)
+    clock = SystemClock()
+
+    async def look(spec: QueueSpec) -> Provider:
+        return await provider_for(
+            spec, broker.documents, data_dir=home, server_url=found.url, clock=clock, only_look=True
+        )
+
+    try:
+        for line in await dry_run(broker, queues=queues or None, clock=clock, open_provider=look):
+            write(line)
+    finally:
+        await broker.close()
+    return 0

@@ -63,19 +63,31 @@ class LocalProvider:
         self._started: dict[str, int] = {}
         self._listeners: set[asyncio.Event] = set()
         self._lock: IO[bytes] | None = None
+        self._only_look = False
+        self._closed = False
         self._launching = asyncio.Lock()
 
     @classmethod
     async def open(
-        cls, queue: str, *, data_dir: Path, server_url: str, clock: Clock, command: Sequence[str] = COMMAND
+        cls,
+        queue: str,
+        *,
+        data_dir: Path,
+        server_url: str,
+        clock: Clock,
+        command: Sequence[str] = COMMAND,
+        only_look: bool = False,
     ) -> LocalProvider:
         """Take the queue's lock and find the agents of an earlier scaler. Raises `ProviderUnavailable`.
 
-        `command` is what an agent is started with, before its own arguments.
+        `command` is what an agent is started with, before its own arguments. With `only_look` another scaler may have
+        the lock: nothing is started, ended or written then.
         """
         provider = cls(queue, LocalFiles(data_dir, queue), server_url=server_url, clock=clock, command=command)
+        provider._only_look = only_look
         try:
-            provider._lock = await asyncio.to_thread(provider._files.lock)
+            if not only_look:
+                provider._lock = await asyncio.to_thread(provider._files.lock)
             provider._machine = await asyncio.to_thread(_machine)
             provider._gpus = await asyncio.to_thread(gpu_uuids)
             provider._started = await asyncio.to_thread(provider._files.started)
@@ -110,7 +122,7 @@ class LocalProvider:
 
     async def launch(self, intent: Intent) -> Launched:
         """See `Provider`. What has been started and has ended is not started again."""
-        self._check_open()
+        self._check_open(to_act=True)
         token = intent.token
         async with self._launching:
             running = sum(1 for agent in self._agents.values() if agent.note.token == token)
@@ -127,6 +139,7 @@ class LocalProvider:
 
     async def stop(self, instance_id: str, mode: StopMode) -> None:
         """See `Provider`. `KILL` returns when the process has ended."""
+        self._check_open(to_act=True)
         agent = self._agents.get(instance_id)
         if agent is None:
             return
@@ -160,12 +173,14 @@ class LocalProvider:
 
     async def drain(self, timeout_s: float) -> Sequence[str]:
         """See `Provider`: SIGTERM to all that have not had one, then wait."""
+        self._check_open(to_act=True)
         for agent_id in list(self._agents):
             await self.stop(agent_id, StopMode.DRAIN)
         return await self._until_gone(timeout_s)
 
     async def force(self, timeout_s: float) -> Sequence[str]:
         """See `Provider`: one more SIGTERM, on which an agent leaves its containers to a successor."""
+        self._check_open(to_act=True)
         for agent in self._agents.values():
             self._note_stopping(agent)
             agent.process.signal(signal.SIGTERM)
@@ -173,6 +188,7 @@ class LocalProvider:
 
     async def close(self) -> None:
         """See `Provider`."""
+        self._closed = True
         for agent in self._agents.values():
             agent.process.release()
         self._agents.clear()
@@ -182,8 +198,10 @@ class LocalProvider:
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
-    def _check_open(self) -> None:
-        if self._lock is None:
+    def _check_open(self, *, to_act: bool = False) -> None:
+        if to_act and self._only_look:
+            raise ProviderUnavailable(f"the local provider of queue {self._queue} was opened to look only")
+        if self._closed or (self._lock is None and not self._only_look):
             raise ProviderUnavailable(f"the local provider of queue {self._queue} is closed")
 
     async def _start(self, intent: Intent) -> None:
@@ -229,19 +247,24 @@ class LocalProvider:
             known = Found(note.pid, note.created) if note.pid is not None else None
             found = await asyncio.to_thread(find, self._files.marks(note.agent_id), known)
             if found is None:
-                self._files.forget(note.agent_id)
+                self._forget(note)
                 continue
             try:
                 process = AgentProcess(found, None, on_exit=partial(self._ended, note.agent_id))
             except ProcessLookupError:
-                self._files.forget(note.agent_id)
+                self._forget(note)
                 continue
             self._agents[note.agent_id] = _Agent(note, process)
+
+    def _forget(self, note: Note) -> None:
+        if not self._only_look:
+            self._files.forget(note.agent_id)
 
     def _ended(self, agent_id: str, returncode: int | None) -> None:
         """A process has ended."""
         self._agents.pop(agent_id, None)
-        self._files.forget(agent_id)
+        if not self._only_look:
+            self._files.forget(agent_id)
         while len(self._stories) >= STORIES_KEPT:
             self._stories.pop(next(iter(self._stories)))
         self._stories[agent_id] = self._story(agent_id, returncode)
