@@ -169,7 +169,7 @@ class QueueService:
         try:
             async with background(
                 self._hints(provider)
-                | {"records": observer.running.run(), "reports": reporter.run(), "lost": self._hear_loss()}
+                | {"records": observer.running.run(self.wake.set), "reports": reporter.run(), "lost": self._hear_loss()}
             ):
                 try:
                     await self._turn_until_over(loop, kind, store)
