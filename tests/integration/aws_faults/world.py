@@ -96,7 +96,7 @@ class Scaler:
                     clock=SystemClock(),
                     stop=asyncio.Event(),
                     drain_timeout_s=5.0,
-                    on_event=world.told.append,
+                    on_event=world.tell,
                     settings=SETTINGS,
                     open_provider=open_provider,
                 )
@@ -136,10 +136,11 @@ class World:
         self._records: dict[str, JobRecord] = {}
         self._first_agent_at: float | None = None
         self._changed = asyncio.Event()
+        self._began = time.monotonic()
 
     async def run(self) -> Verdict:
         """Live through it, and judge."""
-        began = time.monotonic()
+        self._began = time.monotonic()
         async with AsyncExitStack() as stack:
             self.folder.mkdir(parents=True)
             await asyncio.to_thread(self.server.start)
@@ -165,7 +166,7 @@ class World:
         return Verdict(
             scenario=self.scenario,
             violations=violations,
-            took_s=time.monotonic() - began,
+            took_s=time.monotonic() - self._began,
             launches=len([call for call in self.proxy.calls("RunInstances") if call.started]),
             instances=len(self.proxy.instances),
             peak=invariants.peak(self.proxy.instances.values()),
@@ -173,6 +174,10 @@ class World:
             happened=self.happened,
             told=self.told,
         )
+
+    def tell(self, line: str) -> None:
+        """A line of a scaler's, with its time."""
+        self.told.append(f"{time.monotonic() - self._began:6.2f} {line}")
 
     def _spec(self) -> QueueSpec:
         provider = AwsSpec(
@@ -188,6 +193,20 @@ class World:
             max_instances=self.scenario.max_instances,
             idle_timeout=0.5,
         )
+
+    async def _tell_calls(self) -> None:
+        """What EC2 saw, among what the scalers say."""
+        told = 0
+        while True:
+            for call in self.proxy.log[told:]:
+                told += 1
+                if (
+                    call.action in ("RunInstances", "TerminateInstances", "spot loss", "shutdown")
+                    or call.outcome != "ok"
+                ):
+                    self.tell(f"EC2 {call.action} {call.outcome} {call.asked or ''} {' '.join(call.instances)}")
+            self.proxy.changed.clear()
+            await self.proxy.changed.wait()
 
     def _watch_ends(self) -> None:
         """Note what each agent truly holds at the moment that its instance is ended."""
@@ -206,6 +225,7 @@ class World:
         watching = [
             asyncio.create_task(self._watch_records(broker), name="records"),
             asyncio.create_task(self._watch_agents(broker), name="agents"),
+            asyncio.create_task(self._tell_calls(), name="calls"),
         ]
         jobs: list[str] = []
         late: list[str] = []
@@ -275,6 +295,7 @@ class World:
             case _:
                 return
         self.happened[str(one.kind)] += 1
+        self.tell(f"*** {one.kind}")
 
     async def _watch_records(self, broker: NatsBroker) -> None:
         async with aclosing(broker.records.watch(queue=QUEUE)) as changes:
