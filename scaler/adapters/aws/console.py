@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from scaler.adapters.aws.client import Ec2, Refused
-from scaler.adapters.aws.mirror import reason_in
+from scaler.adapters.aws.mirror import instance_of, reason_in
 
 LIMIT_S = 8.0
 MAX_LINES = 15
@@ -36,7 +36,8 @@ async def story_of(ec2: Ec2, instance_id: str, known: str | None) -> str:
 async def _reason(ec2: Ec2, instance_id: str) -> str:
     answer = await ec2.call("describe_instances", tries=2, Filters=[{"Name": "instance-id", "Values": [instance_id]}])
     items = [item for reservation in answer["Reservations"] for item in reservation["Instances"]]
-    return reason_in(items[0]) if items else ""
+    # Of one that runs there is nothing to tell.
+    return reason_in(items[0]) if items and instance_of(items[0]) is None else ""
 
 
 async def _console(ec2: Ec2, instance_id: str) -> str:
