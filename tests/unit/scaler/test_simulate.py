@@ -215,11 +215,29 @@ def test_launches_are_let_through_as_the_provider_s_limits_allow() -> None:
     assert luck.let_through(15, 1000.0) == 10
 
 
+def test_a_refused_launch_is_tried_again_as_soon_as_the_limits_allow() -> None:
+    cloud = replace(STILL, api_burst=1, api_per_s=2.0)
+    record = run(trace_of([job(0), job(0, cpu=4000)]), cloud, OneEach(delay_s=0)).record
+    assert sorted(record.waits_s) == pytest.approx([60.0, 60.5], abs=0.2)
+
+
+def test_a_machine_that_holds_a_job_is_never_ended() -> None:
+    class Reckless(OneEach):
+        def look(self, world: World) -> float | None:
+            ended = [world.end(machine) for machine in list(world.machines.values()) if machine.running]
+            assert not any(ended)
+            return super().look(world)
+
+    record = run(trace_of([job(0), job(90)]), STILL, Reckless(delay_s=0)).record
+    assert (record.done, record.restarts, record.launches) == (2, 0, 1)
+
+
 def test_luck_goes_with_the_number_of_the_launch() -> None:
     cloud = Cloud(MACHINE, boot_s=60, spot_loss_per_hour=1, shortage_every_s=600)
     one, other = Luck(cloud, 1), Luck(cloud, 1)
     assert [one.boot_s(number) for number in (3, 1, 2)] == [other.boot_s(number) for number in (3, 1, 2)]
     assert one.life_s(1) == other.life_s(1)
+    assert one.boot_s(1) != Luck(cloud, 2).boot_s(1)
     times = [float(at) for at in range(0, 20_000, 50)]
     forward = [one.short_at(at) for at in times]
     assert forward == [other.short_at(at) for at in times]
