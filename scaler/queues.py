@@ -23,7 +23,7 @@ from scaler.loop import Parts, QueueLoop
 from scaler.observe import Observer
 from scaler.ports import Provider
 from scaler.presences import Agents
-from scaler.report import Reporter
+from scaler.report import Reporter, tell_unable
 from scaler.settings import ScalerSettings
 from scaler.state import Change, Deposed, StateStore
 
@@ -148,6 +148,9 @@ class QueueService:
                 self._trouble = str(error)
                 log.info("queue is not scaled", queue=self.name, error=str(error))
                 self._tell(f"not scaled: {error}")
+            await tell_unable(
+                tools.broker.scaling, tools.clock.now(), queue=self.name, leader=tools.me.name, why=str(error)
+            )
             return tools.settings.resync_s
         self._trouble = None
         try:

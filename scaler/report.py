@@ -29,7 +29,7 @@ from launch.ports import Clock
 from launch.scaling import DECISIONS_KEPT, RENEWED_EVERY_S, DecisionReport, InstanceEnd, Scaling, ScalingReport
 from scaler.core.lives import Lives
 from scaler.core.plan import Plan, Stop
-from scaler.core.report import decision, report, same_news, same_reasons
+from scaler.core.report import LINE_AT_MOST, decision, report, same_news, same_reasons
 from scaler.core.snapshot import Policy, Snapshot, Unknown
 
 T = TypeVar("T")
@@ -183,6 +183,17 @@ class Reporter:
         self._ends.clear()
         self._decisions.clear()
         return True
+
+
+async def tell_unable(scaling: Scaling, now: datetime, *, queue: str, leader: str, why: str) -> None:
+    """Tell that a queue can't be scaled at all: its provider can't be opened. What was told of instances stays."""
+    try:
+        async with asyncio.timeout(CLOSE_TIMEOUT_S):
+            before = await scaling.latest(queue) or ScalingReport(queue=queue, at=now, leader=leader)
+            news = {"at": now, "leader": leader, "trouble": why[:LINE_AT_MOST], "reasons": (), "stopped": False}
+            await scaling.report(before.model_copy(update=news))
+    except (LaunchError, TimeoutError) as error:
+        log.info("can't tell of the scaling", queue=queue, why=str(error))
 
 
 async def _drain(waiting: deque[T], write: Callable[[T], Awaitable[None]]) -> None:

@@ -11,7 +11,7 @@ from scaler.core.instance import StopMode
 from scaler.core.lives import STOPPED
 from scaler.core.plan import Launch, Plan, Stop
 from scaler.core.snapshot import Pending, Snapshot, Unknown, Worker
-from scaler.report import Reporter
+from scaler.report import Reporter, tell_unable
 from tests.fakes.broker import FakeServer
 from tests.fakes.clock import ManualClock
 from tests.fakes.scaling import FakeScaling
@@ -250,3 +250,21 @@ async def test_of_a_queue_that_is_gone_only_the_lives_stay() -> None:
     assert len(await stage.scaling.ends("q")) == 1
     stage.broker.disconnect()
     await stage.reporter.close(gone=True)
+
+
+async def test_a_queue_that_can_not_be_scaled_says_so_and_keeps_what_was_told() -> None:
+    stage = Stage()
+    await tell_unable(stage.scaling, NOW, queue="q", leader="one", why="no credentials")
+    latest = await stage.scaling.latest("q")
+    assert latest is not None
+    assert (latest.trouble, latest.instances, latest.at) == ("no credentials", (), NOW)
+    stage.look(idle("a", 1))
+    assert await stage.reporter.write()
+    later = NOW + timedelta(seconds=60)
+    await tell_unable(stage.scaling, later, queue="q", leader="two", why="no such type")
+    latest = await stage.scaling.latest("q")
+    assert latest is not None
+    assert (latest.trouble, latest.leader, latest.at) == ("no such type", "two", later)
+    assert [one.id for one in latest.instances] == ["i-a"]
+    stage.broker.disconnect()
+    await tell_unable(stage.scaling, later, queue="q", leader="two", why="whatever")
