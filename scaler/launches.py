@@ -164,7 +164,7 @@ class Launches:
                 if now - progress.answered_at >= hold:
                     done.add(intent.id)
             elif now - intent.created_at >= timedelta(seconds=self._settings.intent_give_up_s):
-                self._say(f"gave up on {intent.count} x {intent.note}: the provider never said what became of it")
+                self._say(f"gave up on {intent.note}: the provider never said what became of it")
                 done.add(intent.id)
         if done:
             await self._close(done)

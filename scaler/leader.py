@@ -164,13 +164,13 @@ class Lease:
         holder = await self._leases.holder(self._name)
         if holder is None:
             return None  # It has just run out: the next try finds it free.
+        other = Identity.parse(holder)
+        if other is not None and other.surely_dead(self._me.place):
+            return await self._taken_from(holder)
         if holder != self._leader:
             self._leader = holder
             self._follow(shown(holder))
-        other = Identity.parse(holder)
-        if other is None or not await asyncio.to_thread(other.surely_dead, self._me.place):
-            return None
-        return await self._taken_from(holder)
+        return None
 
     async def _taken_from(self, holder: str) -> int | None:
         try:

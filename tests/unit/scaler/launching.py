@@ -20,10 +20,10 @@ from scaler.settings import ScalerSettings
 from scaler.state import Change, StateStore
 
 
-async def launch(provider: Provider, spec: QueueSpec, count: int, intent_id: str) -> list[Instance]:
-    """Propose so many and launch them for an intent of this id; returns what there is of it."""
+async def intent_for(provider: Provider, spec: QueueSpec, count: int, intent_id: str) -> Intent:
+    """What would be written down before so many are launched."""
     asked = await provider.propose(spec, count)
-    intent = Intent(
+    return Intent(
         id=intent_id,
         queue=spec.queue_name,
         count=asked.count,
@@ -33,7 +33,11 @@ async def launch(provider: Provider, spec: QueueSpec, count: int, intent_id: str
         request=asked.request,
         note=asked.note,
     )
-    return list((await provider.launch(intent)).instances)
+
+
+async def launch(provider: Provider, spec: QueueSpec, count: int, intent_id: str) -> list[Instance]:
+    """Propose so many and launch them for an intent of this id; returns what there is of it."""
+    return list((await provider.launch(await intent_for(provider, spec, count, intent_id))).instances)
 
 
 def made_loop(
