@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from launch.core.quantity import show_duration
 from scaler.core.actions import Part, Stop
-from scaler.core.forecast import below_after_s, floor_of
+from scaler.core.forecast import Load, below_after_s, floor_of
 from scaler.core.instance import StopMode
 from scaler.core.snapshot import Past, Policy
 from scaler.core.standing import Kind, Standing, boot_s
@@ -18,7 +18,7 @@ from scaler.core.standing import Kind, Standing, boot_s
 class Floor:
     """What is foreseen: the load, in instances, and how many are kept for it."""
 
-    load: float = 0.0
+    load: Load = field(default_factory=Load)
     count: int = 0
 
 
@@ -91,7 +91,7 @@ def idle_limit(policy: Policy, past: Past) -> tuple[float, str]:
     return limit_s, f"{show_duration(limit_s)} are allowed where a boot takes {show_duration(usual_s)}"
 
 
-def floor_for(load: float, policy: Policy) -> Floor:
+def floor_for(load: Load, policy: Policy) -> Floor:
     """What is kept for this load. An owner who says how long to be idle wants nothing kept beyond that."""
     if policy.idle_timeout_s is not None or policy.tuning.tau_s <= 0:
         return Floor()

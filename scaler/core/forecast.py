@@ -1,18 +1,21 @@
 """What is to come, from what came lately: the load that is offered, and how many instances it keeps busy.
 
-Offered load a: how many instances, on average, the arrivals of the last `tau` keep busy. Arrivals scatter, hence
-a square root above it is kept (square-root staffing).
+Offered load a: how many instances, on average, the arrivals of the last `tau` keep busy. Arrivals scatter: of jobs that
+each take the share s of an instance, the number that run at once varies by its own square root, and the load by the
+square root of a * s; some of these standard deviations above a are kept (square-root staffing).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 from launch.core.capacity import Amount
 from scaler.core.durations import mean_s
-from scaler.core.snapshot import Arriving, Past
+from scaler.core.packing import sizes_of
+from scaler.core.snapshot import Arriving, Past, Worker
 
 KINDS_AT_MOST = 256
 """Kinds of jobs whose arrivals are remembered; beyond, the one that has faded most is forgotten."""
@@ -52,36 +55,57 @@ def faded_weight(arriving: Arriving, now: datetime, tau_s: float) -> float:
     return arriving.weight * math.exp(-max(0.0, (now - arriving.at).total_seconds()) / tau_s)
 
 
-def offered_load(past: Past, capacity: Amount, now: datetime, tau_s: float) -> float:
-    """How many instances the arrivals of late keep busy; 0 where nothing is known of how long their jobs last."""
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How many instances are kept busy: the mean, and the variance; both of the dimension that is needed most."""
+
+    mean: float = 0.0
+    variance: float = 0.0
+
+
+def offered_load(past: Past, capacity: Amount, now: datetime, tau_s: float, workers: Sequence[Worker] = ()) -> Load:
+    """What the jobs of late keep busy; nothing where nothing is known of how long they last.
+
+    Jobs that usually end within `tau_s` count by how often they come. Of longer ones too few come in that time to say
+    anything: they count while they run.
+    """
     if tau_s <= 0:
-        return 0.0
-    sums = [0.0] * 4
+        return Load()
+    whole, short = sizes_of(capacity), set()
+    means, variances = [0.0] * 4, [0.0] * 4
     for arriving in past.arriving:
         lasts_s = mean_s(past.durations_s.get(arriving.job_type, ()))
-        if not lasts_s or not arriving.amount.fits_in(capacity):
+        if not lasts_s or lasts_s > tau_s or not arriving.amount.fits_in(capacity):
             continue
-        work = faded_weight(arriving, now, tau_s) * lasts_s / tau_s
-        for place, size in enumerate(_sizes(arriving.amount)):
-            sums[place] += work * size
-    return max((load / whole for load, whole in zip(sums, _sizes(capacity), strict=True) if whole), default=0.0)
+        short.add(arriving.job_type)
+        at_once = faded_weight(arriving, now, tau_s) * lasts_s / tau_s
+        for place, size in enumerate(sizes_of(arriving.amount)):
+            share = size / whole[place] if size else 0.0
+            means[place] += at_once * share
+            variances[place] += at_once * share * share
+    if not short:
+        return Load()
+    for worker in workers:
+        for job in worker.running:
+            if job.job_type not in short:
+                for place, size in enumerate(sizes_of(job.amount)):
+                    means[place] += size / whole[place] if whole[place] else 0.0
+    return max((Load(mean, variances[place]) for place, mean in enumerate(means)), key=lambda load: load.mean)
 
 
-def floor_of(load: float, staffing: float) -> int:
+def floor_of(load: Load, staffing: float) -> int:
     """How many instances to keep for this load."""
-    return max(0, math.ceil(load + staffing * math.sqrt(load) - 0.5)) if load >= NOTHING else 0
+    if load.mean < NOTHING:
+        return 0
+    return max(0, math.ceil(load.mean + staffing * math.sqrt(load.variance) - 0.5))
 
 
-def below_after_s(load: float, staffing: float, count: int, tau_s: float) -> float | None:
+def below_after_s(load: Load, staffing: float, count: int, tau_s: float) -> float | None:
     """After how long without arrivals the floor is below `count`; None if it is already, or `count` is 0."""
     if count <= 0 or floor_of(load, staffing) < count:
         return None
-    # The floor is at most n where a + b * sqrt(a) <= n + 1/2.
-    half = count - 0.5
-    root = (-staffing + math.sqrt(staffing**2 + 4 * half)) / 2
-    limit = max(root**2, NOTHING)
-    return max(0.0, tau_s * math.log(load / limit))
-
-
-def _sizes(amount: Amount) -> Sequence[int]:
-    return (amount.cpu_milli, amount.memory_bytes, amount.gpus, amount.slots)
+    # Both fade by x * x; the floor is below count once mean * x * x + staffing * sqrt(variance) * x <= count - 1/2.
+    spread = staffing * math.sqrt(load.variance)
+    x = (-spread + math.sqrt(spread**2 + 4 * load.mean * (count - 0.5))) / (2 * load.mean)
+    left = max(x * x, NOTHING / load.mean)
+    return max(0.0, -tau_s * math.log(left))

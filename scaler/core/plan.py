@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from launch.core.capacity import Amount
 from launch.core.quantity import show_duration
 from scaler.core.actions import Action, Launch, Part, Refuse, Stop, show_count
-from scaler.core.ending import end_idle, end_useless, floor_for
+from scaler.core.ending import Floor, end_idle, end_useless, floor_for
 from scaler.core.forecast import offered_load
 from scaler.core.launching import launch
 from scaler.core.packing import Sizes, sizes_of
@@ -53,13 +53,14 @@ def plan(snapshot: Snapshot, policy: Policy, now: datetime) -> Plan:
     existing = sum(1 for item in fleet if item.worker.instance is not None)
     limit = max(0, policy.max_instances - existing) if policy.elastic else 0
     found = schedule(groups, fleet, capacity, limit, policy, snapshot.past, now)
-    floor = floor_for(offered_load(snapshot.past, capacity, now, policy.tuning.tau_s), policy)
+    floor = floor_for(offered_load(snapshot.past, capacity, now, policy.tuning.tau_s, workers), policy)
+    at_work = bool(groups) or any(item.worker.presence is not None and item.worker.presence.holds for item in fleet)
 
     wholes = _wholes(fleet)
     parts = (
         end_useless(fleet),
         end_idle(fleet, found.used, floor, policy, snapshot.past, now),
-        launch(snapshot, fleet, found, floor if groups else floor_for(0.0, policy), policy, limit, now),
+        launch(snapshot, fleet, found, floor if at_work and not pending.paused else Floor(), policy, limit, now),
         _refuse(found, wholes, capacity, policy),
         _soon(found, now),
         Part(reasons=(*excluded, *_waiting(found, wholes, capacity, policy, pending))),

@@ -176,7 +176,8 @@ class Tuning:
     tau_s: float = 0.0
     """Over which time arrivals make a forecast; 0 for none."""
     idle_factor: float = 1.0
-    """An instance is kept idle for a boot and this many more, where the queue says nothing itself ..."""
+    """An instance is kept idle for a boot and this many more, where the queue says nothing itself (less than 0: for
+    less than a boot, as it is the forecast that keeps instances) ..."""
     idle_least_s: float = 60.0
     """... and at least this long."""
     billed_least_s: float = 0.0
@@ -186,7 +187,13 @@ class Tuning:
 LOCAL = Tuning()
 """Processes on this machine: there in a second or two, and free."""
 AWS = Tuning(
-    boot_prior_s=70.0, boot_deadline_s=300.0, tau_s=600.0, idle_factor=0.5, idle_least_s=15.0, billed_least_s=60.0
+    boot_prior_s=70.0,
+    boot_deadline_s=300.0,
+    staffing=1.0,
+    tau_s=300.0,
+    idle_factor=-0.75,
+    idle_least_s=15.0,
+    billed_least_s=60.0,
 )
 """Rented machines: there in a minute or more, and paid by the second."""
 
