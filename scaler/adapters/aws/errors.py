@@ -85,7 +85,9 @@ _CODES = {
     Kind.SERVER: "InternalError InternalFailure Unavailable ServiceUnavailable ServerInternal RequestTimeout",
     Kind.NOT_FOUND: "InvalidInstanceID.NotFound",
     Kind.MISMATCH: "IdempotentParameterMismatch IdempotentInstanceTerminated",
-    Kind.PARAMETERS: "MissingParameter UnknownParameter ValidationError ParameterNotFound UnsupportedOperation",
+    Kind.PARAMETERS: (
+        "MissingParameter UnknownParameter ValidationError ParameterNotFound UnsupportedOperation VPCIdNotSpecified"
+    ),
 }
 _KIND_OF = {code: kind for kind, codes in _CODES.items() for code in codes.split()}
 _AUTH_ERRORS = (
