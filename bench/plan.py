@@ -103,7 +103,7 @@ def _worker(chance: random.Random, number: int) -> Worker:
     if number % 10 == 0:
         return Worker(Instance(name, name, launched_at, InstanceState.STARTING, WHOLE), None, absent_since=launched_at)
     launched_at -= timedelta(seconds=3600)
-    free, running = WHOLE, []
+    free, running = WHOLE, list[Running]()
     while len(running) < 12:
         job = _job(chance, number)
         if job.amount.fits_in(free):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -22,8 +23,8 @@ ONE = Amount(cpu_milli=1000, slots=1)
 RULES = Policy(0, 9, tuning=AWS)
 
 
-def decide(world: Snapshot, rules: Policy = RULES, **past: object) -> Plan:
-    return plan(replace(world, past=replace(Past(boots_s=BOOTS), **past)), rules, NOW)  # type: ignore[arg-type]
+def decide(world: Snapshot, rules: Policy = RULES, **past: Any) -> Plan:
+    return plan(replace(world, past=replace(Past(boots_s=BOOTS), **past)), rules, NOW)
 
 
 def launches(decided: Plan) -> int:
@@ -122,9 +123,7 @@ def test_an_idle_instance_is_kept_for_a_share_of_a_boot_and_as_long_as_it_is_pai
 
 
 def test_the_owner_s_idle_timeout_counts_and_nothing_else() -> None:
-    came = Arrivals(AWS.tau_s)
-    came.add("train", ONE, NOW, 99)
-    past = {"arriving": came.view(), "durations_s": {"train": (100.0,)}}
+    past = came(99, 100.0)
     assert decide(snapshot([idle("a", 9)]), replace(RULES, idle_timeout_s=8.0), **past).actions != ()
     assert decide(snapshot([idle("a", 9)]), replace(RULES, idle_timeout_s=10.0), **past).actions == ()
 
@@ -132,7 +131,7 @@ def test_the_owner_s_idle_timeout_counts_and_nothing_else() -> None:
 # -- what is to come ------------------------------------------------------------------------------------------------
 
 
-def came(count: int, lasts_s: float) -> dict[str, object]:
+def came(count: int, lasts_s: float) -> dict[str, Any]:
     """So many jobs of a CPU at once, now."""
     arrivals = Arrivals(AWS.tau_s)
     arrivals.add("train", ONE, NOW, count)
@@ -141,7 +140,7 @@ def came(count: int, lasts_s: float) -> dict[str, object]:
 
 def test_arrivals_keep_instances_and_start_them() -> None:
     """Load: 60 jobs in a time constant of 300 s, each 100 s on a quarter of an instance: 5 instances."""
-    load = offered_load(Past(**came(60, 100.0)), CAPACITY, NOW, AWS.tau_s)  # type: ignore[arg-type]
+    load = offered_load(Past(**came(60, 100.0)), CAPACITY, NOW, AWS.tau_s)
     assert load.mean == pytest.approx(60 * 100 / AWS.tau_s / 4)
     assert load.variance == pytest.approx(60 * 100 / AWS.tau_s / 16)
     floor = floor_of(load, AWS.staffing)
@@ -158,7 +157,7 @@ def test_the_next_look_is_when_the_forecast_has_faded() -> None:
     decided = decide(world, **came(20, 100.0))
     assert (decided.actions, decided.next_look_at is not None) == ((), True)
     assert decided.next_look_at is not None
-    past = Past(boots_s=BOOTS, **came(20, 100.0))  # type: ignore[arg-type]
+    past = Past(boots_s=BOOTS, **came(20, 100.0))
     just_before = decided.next_look_at - timedelta(seconds=1)
     assert plan(replace(world, past=past), RULES, just_before).actions == ()
     assert len(plan(replace(world, past=past), RULES, decided.next_look_at).actions) == 1
@@ -187,7 +186,8 @@ def test_long_jobs_count_while_they_run() -> None:
     arrivals.add("eval", ONE, NOW, 3)
     past = Past({"train": (9999.0,), "eval": (AWS.tau_s,)}, (), arrivals.view())
     load = offered_load(past, CAPACITY, NOW, AWS.tau_s, [running("a", 1, 1)])
-    assert (load.mean, load.variance) == (pytest.approx((3 + 2) / 4), pytest.approx(3 / 16))
+    assert load.mean == pytest.approx((3 + 2) / 4)
+    assert load.variance == pytest.approx(3 / 16)
 
 
 def test_nothing_is_foreseen_of_what_is_unknown_or_fits_nowhere() -> None:
