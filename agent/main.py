@@ -46,6 +46,8 @@ from launch.queue import QueueSpec
 from launch.stores import Stores
 
 WATCH_RETRY_S = 1.0
+LINGER_S = 120.0
+"""How long an agent that was drained from outside stays present: whoever started its machine ends it on its word."""
 _log = structlog.get_logger(__name__)
 
 
@@ -162,6 +164,7 @@ class Agent:
             gpus=capacity.gpus,
             jobs=capacity.slots,
         )
+        asked = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
             loops = [
                 tasks.create_task(keep_leases(self._broker, self._holds), name="leases"),
@@ -172,8 +175,9 @@ class Agent:
                     name="cancels",
                 ),
                 tasks.create_task(heed_lapses(self._presence, self._claims, self._holds), name="lapses"),
-                tasks.create_task(self._follow_queue(stop), name="queue spec"),
-                tasks.create_task(heed_drains(self._broker.agents, self._agent_id, stop), name="drain requests"),
+                tasks.create_task(self._follow_queue(asked), name="queue spec"),
+                tasks.create_task(heed_drains(self._broker.agents, self._agent_id, asked), name="drain requests"),
+                tasks.create_task(_pass_on(asked, stop), name="asked to stop"),
             ]
             if self._settings.on_lost_contact is OnLostContact.STOP:
                 guard = guard_contact(self._presence, self._holds, lease_s=self._settings.presence_ttl_s)
@@ -181,7 +185,7 @@ class Agent:
             if self._settings.spot_notices is not None:
                 heed = heed_spot_notices(Imds(self._settings.spot_notices), self._clock, self._holds, stop)
                 loops.append(tasks.create_task(heed, name="spot notices"))
-            working = tasks.create_task(self._work(recovered, stop), name="work")
+            working = tasks.create_task(self._work_to_the_end(recovered, stop, asked), name="work")
             leaving = tasks.create_task(abort.wait(), name="abort")
             await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
             if not working.done():
@@ -191,6 +195,13 @@ class Agent:
         await self._presence.leave()
         await self._stores.close()
         _log.info("agent stopped", agent=self._agent_id)
+
+    async def _work_to_the_end(self, recovered: list[Hold], stop: asyncio.Event, asked: asyncio.Event) -> None:
+        """Work until `stop`; on a machine that others started and drained, stay for them to see that it is done."""
+        await self._work(recovered, stop)
+        if self._settings.instance is not None and asked.is_set():
+            _log.info("drained: staying to be ended", instance=self._settings.instance, at_most_s=LINGER_S)
+            await asyncio.sleep(LINGER_S)
 
     async def _work(self, recovered: list[Hold], stop: asyncio.Event) -> None:
         """Take and run jobs until `stop`, then see what runs to its end."""
@@ -250,3 +261,9 @@ class Agent:
             except BrokerError as error:
                 _log.warning("can't watch the queue's spec", error=error.message)
             await asyncio.sleep(WATCH_RETRY_S)
+
+
+async def _pass_on(asked: asyncio.Event, stop: asyncio.Event) -> None:
+    """Who was asked to stop stops."""
+    await asked.wait()
+    stop.set()

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
+from agent.main import LINGER_S
 from agent.settings import OnLostContact
 from agent.stops import LEFT_FOR_RECORDS_S, NOTICE_POLL_S, heed_spot_notices
 from launch.core.states import Reason, State
@@ -58,6 +59,36 @@ async def test_a_drain_request_is_heard_and_the_agent_leaves_when_it_holds_nothi
         await worker.task
     assert (await world.ended(job)).state is State.SUCCEEDED
     assert world.journal.count_of("signal") == 0
+
+
+@simulated
+async def test_who_was_started_by_others_and_is_asked_to_drain_stays_to_be_ended_for_a_while() -> None:
+    world = make_world()
+    async with world.agent(instance="i-1") as worker:
+        await world.presence(lambda entry: entry is not None)
+        await world.client.agents.ask_to_drain("a")
+        await world.presence(lambda entry: entry is not None and entry.state is AgentState.DRAINED)
+        asked_at = now_s()
+        late = world.submit()
+        await asyncio.sleep(LINGER_S - 10)
+        entry = await world.client.agents.get("a")
+        assert entry is not None
+        assert (entry.state, entry.holds) == (AgentState.DRAINED, ())
+        assert await world.client.records.get(late) is None
+        await worker.task
+        assert LINGER_S <= now_s() - asked_at < LINGER_S + 10
+    assert await world.client.agents.get("a") is None
+
+
+@simulated
+async def test_who_is_stopped_on_its_own_machine_leaves_at_once() -> None:
+    world = make_world()
+    async with world.agent(instance="i-1") as worker:
+        await world.presence(lambda entry: entry is not None)
+        began = now_s()
+        worker.stop.set()
+        await worker.task
+        assert now_s() - began < 10
 
 
 @simulated
