@@ -51,13 +51,16 @@ class _Life:
         """Bring it up to now, and go on with what its agent holds."""
         if worker.presence is self.presence and worker.running == self.running and not self.adopted:
             return  # nearly always
+        held = shares_of(worker)
+        if OTHER in self.shares and _holds(worker.presence) == _holds(self.presence):
+            self.shares = held  # What is known only now was so before.
         self.busy_s = self.busy_until(now)
         if self.adopted and worker.running:
             # What ran while nobody looked counts from then on.
             unseen = shares_of(worker, since=self.held_since, now=now)
             for job_type, seconds in unseen.items():
                 self.busy_s[job_type] = self.busy_s.get(job_type, 0.0) + seconds
-        self.held_since, self.shares, self.adopted = now, shares_of(worker), False
+        self.held_since, self.shares, self.adopted = now, held, False
         self.presence, self.running = worker.presence, worker.running
 
 
@@ -179,6 +182,10 @@ def shares_of(worker: Worker, *, since: datetime | None = None, now: datetime | 
     scale = 1.0 / total if total > 1.0 else 1.0
     found = shares if since is None else weights
     return {job_type: value * scale for job_type, value in found.items() if value > 0}
+
+
+def _holds(presence: AgentPresence | None) -> tuple[str, ...]:
+    return presence.holds if presence is not None else ()
 
 
 def _rounded(busy_s: Mapping[str, float]) -> dict[str, float]:

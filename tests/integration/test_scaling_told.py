@@ -29,6 +29,7 @@ from launch.scaling import InstanceReport, InstanceStage, ScalingReport
 from scaler import main
 from scaler.adapters.local import LocalProvider
 from scaler.core.lives import STOPPED
+from scaler.ports import ProviderUnsuitable
 from scaler.settings import ScalerSettings
 from tests.unit.scaler.stub_agent import StubAgents
 
@@ -184,3 +185,36 @@ async def test_a_queue_that_is_deleted_leaves_nothing_but_lives(lab: Lab) -> Non
     assert await lab.broker.scaling.latest(lab.queue) is None
     assert await lab.broker.scaling.decisions(lab.queue) == []
     await lab.broker.queues.apply(spec)
+
+
+async def test_a_provider_that_can_not_be_had_is_why_it_waits(nats_url: str, queue_name: str, tmp_path: Path) -> None:
+    broker = await connect(nats_url, name="both")
+    await broker.queues.apply(QueueSpec(queue_name=queue_name))
+    job = await Client(broker).submit(queue_name, JobSpec(image="x"))
+
+    async def provider(spec: QueueSpec) -> LocalProvider:
+        raise ProviderUnsuitable(f"nothing fits {spec.queue_name}", hint="ask for something else")
+
+    stop = asyncio.Event()
+    scaler = asyncio.create_task(
+        main.run(
+            broker,
+            queues=[queue_name],
+            data_dir=tmp_path,
+            server_url=nats_url,
+            clock=SystemClock(),
+            stop=stop,
+            drain_timeout_s=10,
+            open_provider=provider,
+        )
+    )
+    async with asyncio.timeout(20):
+        while await broker.scaling.latest(queue_name) is None:
+            pass
+    why = await job.why()
+    stop.set()
+    async with asyncio.timeout(20):
+        await scaler
+    await broker.queues.delete(queue_name)
+    await broker.close()
+    assert str(why) == f"the scaler is held up: nothing fits {queue_name} (ask for something else)"

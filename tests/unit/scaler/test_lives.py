@@ -104,6 +104,17 @@ def test_a_job_of_which_no_record_tells_yet_holds_too() -> None:
     lives = Lives()
     lives.follow([replace(worker(running(2)), running=())], NOW)
     assert lives.busy_s("i-a", later(10)) == {OTHER: 5.0}
+    # Once one tells, it tells of the time before, too.
+    lives.follow([worker(running(2))], later(20))
+    assert lives.busy_s("i-a", later(30)) == {"train": 15.0}
+
+
+def test_what_no_record_has_told_of_by_the_time_it_ended_stays_unnamed() -> None:
+    lives = Lives()
+    lives.follow([replace(worker(running(2)), running=())], NOW)
+    lives.follow([worker()], later(10))
+    lives.follow([worker(running(2))], later(20))
+    assert lives.busy_s("i-a", later(30)) == {OTHER: 5.0, "train": 5.0}
 
 
 def told(**changes: object) -> ScalingReport:
