@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from bench import files, idle, logs, plan, start
+from bench import files, idle, launch_latency, logs, plan, start
 
 FOLDER = Path("build/bench")
 QUESTIONS: dict[str, Callable[[], Awaitable[dict[str, Any]]]] = {
@@ -17,6 +17,7 @@ QUESTIONS: dict[str, Callable[[], Awaitable[dict[str, Any]]]] = {
     "idle": lambda: idle.measure(30.0),
     "logs": lambda: logs.measure(9, 25, 200, 10),
     "files": lambda: files.measure(5, 256),
+    "launch": lambda: launch_latency.measure(100),
     "plan": lambda: plan.measure(21),
 }
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import signal
 import sys
+from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,10 +20,12 @@ import pytest
 from launch.adapters.nats import NatsBroker, connect
 from launch.aws import AwsProvider, NatsAccess
 from launch.queue import QueueSpec
+from tests.integration.aws_faults import invariants
 from tests.support.aws_proxy import AwsProxy
 from tests.support.ec2_faults import Faults
 from tests.support.fleet import Fleet
 from tests.support.moto import REGION, MotoServer
+from tests.support.scaler_process import environment, scaler_process
 from tests.support.timeline import Timeline
 
 pytestmark = [pytest.mark.docker, pytest.mark.nats, pytest.mark.slow, pytest.mark.timeout(180)]
@@ -43,22 +44,8 @@ class Circle:
         self.fleet = fleet
         self.proxy = fleet.proxy
         self.timeline = Timeline(fleet.proxy)
+        self.env = environment(folder, url, fleet.proxy.url)
         self._folder = folder
-
-    @property
-    def env(self) -> dict[str, str]:
-        """What a command is run with."""
-        kept = {key: value for key, value in os.environ.items() if not key.startswith(("NATS_", "LAUNCH_", "AWS_"))}
-        return {
-            **kept,
-            "HOME": str(self._folder),
-            "LAUNCH_DATA_DIR": str(self._folder),
-            "NATS_URL": self.url,
-            "AWS_ENDPOINT_URL": self.proxy.url,
-            "AWS_ACCESS_KEY_ID": "testing",
-            "AWS_SECRET_ACCESS_KEY": "testing",
-            "AWS_EC2_METADATA_DISABLED": "true",
-        }
 
     async def apply(self, **changes: Any) -> None:
         """The queue; `changes` to its spec."""
@@ -73,20 +60,20 @@ class Circle:
             await self.broker.jobs.publish(self.queue, "t", json.dumps(body).encode())
 
     @asynccontextmanager
-    async def scaler(self, **env: str) -> AsyncIterator[asyncio.subprocess.Process]:
-        """`launch scaler`, from its first line to the end of the block."""
-        with (self._folder / "scaler.log").open("ab") as log:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "launch", "scaler", "-q", self.queue,
-                stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log, env={**self.env, **env},
-            )  # fmt: skip
-        try:
+    async def scaler(self, **env: str) -> AsyncIterator[Process]:
+        """`launch scaler`, from its first look at EC2 to the end of the block."""
+        async with scaler_process(self._folder, {**self.env, **env}, self.queue) as process:
             await self.proxy.until(lambda: bool(self.proxy.calls("DescribeInstances")))
             yield process
-        finally:
-            if process.returncode is None:
-                process.send_signal(signal.SIGTERM)
-            await process.wait()
+
+    async def until_shown(self, words: str) -> None:
+        """Wait until the queue's report has these words in it."""
+        async with asyncio.timeout(30):
+            while True:
+                report = await self.broker.scaling.latest(self.queue)
+                if report is not None and words in report.model_dump_json():
+                    return
+                await asyncio.sleep(0.2)  # A report is a value, and nothing tells of a new one.
 
     async def said(self, *words: str) -> str:
         """What a command prints."""
@@ -143,3 +130,27 @@ async def test_from_a_publish_to_an_instance_and_back_to_nothing(circle: Circle)
     assert instance.ended_at is not None
     assert instance.ended_at - line.began >= line.at(f"{instance.id} drained")
     assert len(circle.proxy.instances) == 1
+
+
+async def test_an_image_that_cannot_be_pulled_costs_one_instance_at_a_time_and_is_told(circle: Circle) -> None:
+    circle.fleet.bad_images.add(AGENT_IMAGE)
+    await circle.apply()
+    proxy = circle.proxy
+    patience = {"LAUNCH_SCALER_BOOT_DEADLINE_S": "5", "LAUNCH_SCALER_BACKOFF_FIRST_S": "1"}
+    async with circle.scaler(**patience):
+        await circle.publish("sleep", "2", count=6)
+        await proxy.until(lambda: bool(proxy.calls("TerminateInstances")), 60)
+        assert len(proxy.instances) == 1
+        (first,) = proxy.instances
+        assert circle.fleet.machines[first].agents == []
+        await circle.until_shown("manifest unknown")
+        shown = await circle.said("queue", "show", circle.queue)
+        assert f"can't pull {AGENT_IMAGE}" in shown
+        assert "never registered" in shown
+        await proxy.until(lambda: len(proxy.instances) == 2, 60)
+        circle.fleet.bad_images.clear()
+        await circle.timeline.until("job 6 succeeded", 90)
+        assert invariants.peak(list(proxy.instances.values())[:2]) == 1
+        assert invariants.peak(proxy.instances.values()) == 3
+        await proxy.until(lambda: not proxy.live(), 60)
+    sys.stdout.write("\n" + shown + "\n".join(circle.timeline.lines()) + "\n")
