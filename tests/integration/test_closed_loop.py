@@ -140,10 +140,9 @@ async def test_an_image_that_cannot_be_pulled_costs_one_instance_at_a_time_and_i
     async with circle.scaler(**patience):
         await circle.publish("sleep", "2", count=6)
         await proxy.until(lambda: bool(proxy.calls("TerminateInstances")), 60)
-        assert len(proxy.instances) == 1
         (first,) = proxy.instances
         assert circle.fleet.machines[first].agents == []
-        await circle.until_shown("manifest unknown")
+        await circle.until_shown("its console ends with")
         shown = await circle.said("queue", "show", circle.queue)
         assert f"can't pull {AGENT_IMAGE}" in shown
         assert "never registered" in shown
