@@ -25,9 +25,9 @@ class Floor:
 def end_useless(fleet: Sequence[Standing]) -> Part:
     """Instances that can't be of use any more."""
     stops, reasons = [], []
-    for item in fleet:
+    for item in sorted((item for item in fleet if item.why_end is not None), key=lambda item: item.worker.name):
         instance = item.worker.instance
-        if item.why_end is None or instance is None:
+        if instance is None or item.why_end is None:
             continue
         absent = item.worker.presence is None
         never_came = item.kind is Kind.OVERDUE
@@ -45,15 +45,17 @@ def end_idle(
     hence these are the last to be needed. Of equals the youngest goes. Above the maximum no idle timeout counts.
     """
     ready = sum(1 for item in fleet if item.kind is Kind.READY)
-    excess = max(0, sum(1 for item in fleet if item.live) - policy.max_instances)
+    live = sum(1 for item in fleet if item.live)
+    excess = max(0, live - policy.max_instances)
     least = max(policy.min_instances, min(floor.count, policy.max_instances))
-    limit_s, rule = idle_limit(policy, past)
+    usual, for_last = idle_limit(policy, past), idle_limit(policy, past, last=True)
     stops, looks, reasons, held = [], [], [], 0
     for number, since in _idle(fleet):
         item = fleet[number]
         instance = item.worker.instance
         if instance is None or not (ready > policy.min_instances or excess):
             continue
+        limit_s, rule = for_last if live == 1 else usual
         paid_until = instance.launched_at + timedelta(seconds=policy.tuning.billed_least_s)
         expires = max(since + timedelta(seconds=limit_s), paid_until)
         if excess:
@@ -69,7 +71,7 @@ def end_idle(
             continue
         else:
             why = f"idle for {show_duration((now - since).total_seconds())} ({rule})"
-        ready, excess = ready - 1, max(0, excess - 1)
+        ready, live, excess = ready - 1, live - 1, max(0, excess - 1)
         stops.append(Stop(instance.id, instance.agent_id, StopMode.DRAIN, why))
         reasons.append(f"stop {item.worker.name}: {why}")
     if least > policy.min_instances and ready <= least:
@@ -82,13 +84,15 @@ def end_idle(
     return Part(tuple(stops), tuple(looks), tuple(reasons))
 
 
-def idle_limit(policy: Policy, past: Past) -> tuple[float, str]:
-    """How long an instance may be idle, and whose rule that is."""
+def idle_limit(policy: Policy, past: Past, *, last: bool = False) -> tuple[float, str]:
+    """How long an instance (or the last one) may be idle, and whose rule that is."""
     if policy.idle_timeout_s is not None:
         return policy.idle_timeout_s, f"idle_timeout {show_duration(policy.idle_timeout_s)}"
-    usual_s = boot_s(past, policy)
-    limit_s = max(policy.tuning.idle_least_s, usual_s * (1 + policy.tuning.idle_factor))
-    return limit_s, f"{show_duration(limit_s)} are allowed where a boot takes {show_duration(usual_s)}"
+    usual_s, tuning = boot_s(past, policy), policy.tuning
+    factor = max(tuning.idle_factor, tuning.last_factor) if last else tuning.idle_factor
+    limit_s = max(tuning.idle_least_s, usual_s * (1 + factor))
+    whose = "limit of the last one" if last else "limit"
+    return limit_s, f"{whose} {show_duration(limit_s)}, as a boot takes {show_duration(usual_s)}"
 
 
 def floor_for(load: Load, policy: Policy) -> Floor:

@@ -48,8 +48,8 @@ def plan(snapshot: Snapshot, policy: Policy, now: datetime) -> Plan:
         unknown = [part for part in (pending, workers, capacity) if isinstance(part, Unknown)]
         return Plan((), None, tuple(dict.fromkeys(f"holding: {part.why}" for part in unknown)))
 
-    fleet = standings(workers, policy, snapshot.past, now)
     groups, excluded = _demand(pending, policy)
+    fleet = standings(workers, policy, snapshot.past, now, in_order=bool(groups))
     existing = sum(1 for item in fleet if item.worker.instance is not None)
     limit = max(0, policy.max_instances - existing) if policy.elastic else 0
     found = schedule(groups, fleet, capacity, limit, policy, snapshot.past, now)

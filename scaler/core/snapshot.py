@@ -180,6 +180,8 @@ class Tuning:
     less than a boot, as it is the forecast that keeps instances) ..."""
     idle_least_s: float = 60.0
     """... and at least this long."""
+    last_factor: float = 1.0
+    """The last instance, without which any job waits for a boot, is kept idle for a boot and this many more."""
     billed_least_s: float = 0.0
     """An instance is paid for this long, however short it lives."""
 
@@ -193,6 +195,7 @@ AWS = Tuning(
     tau_s=300.0,
     idle_factor=-0.75,
     idle_least_s=15.0,
+    last_factor=2.0,
     billed_least_s=60.0,
 )
 """Rented machines: there in a minute or more, and paid by the second."""

@@ -7,9 +7,9 @@ Invariant: what is out of sight but may come back keeps its place, and is never 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import NamedTuple
 
 from launch.core.capacity import Amount
 from launch.core.quantity import show_duration
@@ -42,8 +42,7 @@ class Kind(StrEnum):
     """Its agent was there and is not any more."""
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(NamedTuple):
     """A worker with its kind. `room` is what it has for pending jobs; `due` when it changes kind if nothing happens."""
 
     worker: Worker
@@ -55,7 +54,7 @@ class Standing:
     @property
     def live(self) -> bool:
         """Whether it counts towards the queue's minimum."""
-        return self.kind in (Kind.READY, Kind.STARTING, Kind.RETURNING)
+        return self.kind in _LIVE
 
     @property
     def idle_since(self) -> datetime | None:
@@ -92,14 +91,17 @@ def boot_deadline_s(past: Past, policy: Policy) -> float:
     return max(policy.tuning.boot_deadline_s, min(3 * slow, LONGEST_DEADLINE_S))
 
 
-def standings(workers: Sequence[Worker], policy: Policy, past: Past, now: datetime) -> list[Standing]:
-    """Every worker's standing, in the order in which their rooms are filled.
+def standings(
+    workers: Sequence[Worker], policy: Policy, past: Past, now: datetime, *, in_order: bool = True
+) -> list[Standing]:
+    """Every worker's standing, in the order in which their rooms are filled (which costs most, and may be left out).
 
     First the room that costs nothing, then the fuller before the emptier, the lately busy before the long idle, and
     what is still coming last: so the workers that are left empty are those that can go.
     """
     deadline = timedelta(seconds=boot_deadline_s(past, policy))
-    return sorted((_standing(worker, policy, deadline, now) for worker in workers), key=_order)
+    found = [_standing(worker, policy, deadline, now) for worker in workers]
+    return sorted(found, key=_order) if in_order else found
 
 
 def _standing(worker: Worker, policy: Policy, deadline: timedelta, now: datetime) -> Standing:
@@ -145,16 +147,18 @@ def _unseen(worker: Worker, instance: Instance, policy: Policy, deadline: timede
     return Standing(worker, Kind.LOST, why_end=why)
 
 
+_LIVE = frozenset((Kind.READY, Kind.STARTING, Kind.RETURNING))
 _FIRST = {Kind.FOREIGN: 0, Kind.READY: 1, Kind.RETURNING: 2}
+_NOTHING: Sizes = (0, 0, 0, 0)
 
 
-def _order(standing: Standing) -> tuple[int, float, Sizes, float, float, str]:
+def _order(standing: Standing) -> tuple[int, float, Sizes, float, datetime, str]:
     """Sorts standings for packing; those with the same room follow one another."""
-    worker, presence = standing.worker, standing.worker.presence
-    load = idle = 0.0
-    free: Sizes = (0, 0, 0, 0)
-    if standing.kind is Kind.READY and presence is not None:
-        free, whole = sizes_of(presence.free), sizes_of(presence.capacity)
-        load = max(((all_ - left) / all_ for all_, left in zip(whole, free, strict=True) if all_), default=0.0)
-        idle = presence.idle_since.timestamp() if presence.idle_since else 0.0
-    return (_FIRST.get(standing.kind, 3), -load, free, -idle, standing.launched_at.timestamp(), worker.name)
+    worker, kind = standing.worker, standing.kind
+    presence = worker.presence
+    if kind is not Kind.READY or presence is None:
+        return (_FIRST.get(kind, 3), 0.0, _NOTHING, 0.0, standing.launched_at, worker.name)
+    free, whole = sizes_of(presence.free), sizes_of(presence.capacity)
+    left = min([part / all_ for all_, part in zip(whole, free, strict=True) if all_], default=1.0)
+    idle = presence.idle_since.timestamp() if presence.idle_since is not None else 0.0
+    return (1, left, free, -idle, standing.launched_at, presence.agent_id)

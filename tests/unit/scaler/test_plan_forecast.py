@@ -113,13 +113,23 @@ def test_what_is_asked_for_is_capacity_and_is_never_ended() -> None:
 
 def test_an_idle_instance_is_kept_for_a_share_of_a_boot_and_as_long_as_it_is_paid() -> None:
     rules = replace(RULES, tuning=replace(AWS, idle_factor=0.5, idle_least_s=15.0))
-    assert decide(snapshot([idle("a", 89)]), rules).next_look_at == ago(89) + timedelta(seconds=90)
-    assert [action.why for action in decide(snapshot([idle("a", 90)]), rules).actions] == [
-        "idle for 1m30s (1m30s are allowed where a boot takes 1m00s)"
+    assert decide(snapshot([idle("a", 89), busy("b")]), rules).next_look_at == ago(89) + timedelta(seconds=90)
+    assert [action.why for action in decide(snapshot([idle("a", 90), busy("b")]), rules).actions] == [
+        "idle for 1m30s (limit 1m30s, as a boot takes 1m00s)"
     ]
-    young = snapshot([idle("a", 29, 30)])
+    young = snapshot([idle("a", 29, 30), busy("b")])
     assert decide(young, boots_s=(2.0,)).next_look_at == ago(30) + timedelta(seconds=60)
     assert decide(young, replace(RULES, tuning=replace(AWS, billed_least_s=0)), boots_s=(2.0,)).actions != ()
+
+
+def test_the_last_instance_is_kept_for_longer() -> None:
+    rules = replace(RULES, tuning=replace(AWS, last_factor=2.0))
+    world = snapshot([idle("a", 100), idle("b", 179)])
+    assert [action.agent_id for action in decide(world, rules).actions if isinstance(action, Stop)] == ["b"]
+    assert decide(world, rules).next_look_at == ago(100) + timedelta(seconds=180)
+    assert [action.why for action in decide(snapshot([idle("a", 180)]), rules).actions] == [
+        "idle for 3m00s (limit of the last one 3m00s, as a boot takes 1m00s)"
+    ]
 
 
 def test_the_owner_s_idle_timeout_counts_and_nothing_else() -> None:
