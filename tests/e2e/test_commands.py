@@ -185,11 +185,16 @@ def test_a_message_id_that_fits_in_no_header_is_refused(served: World, queue_nam
 
 def test_a_queue_that_can_not_be_scaled_is_said_once(world: World) -> None:
     aws = {"type": "aws", "region": "eu-west-1", "instance_type": "g4dn.xlarge"}
+    for key in [key for key in world.env if key.startswith("AWS_")]:
+        del world.env[key]
+    world.env |= {"AWS_EC2_METADATA_DISABLED": "true", "LAUNCH_SCALER_RESYNC_S": "0.2"}
     up = world.start("up", str(world.queue_file("some-queue", provider=aws)))
-    up.until("not scaled: the aws provider is not there yet")
+    refused = "can't look at the instances: NoCredentialsError"
+    up.until(f"not scaled: {refused}")
+    assert world.json("queue", "show", "some-queue")["scaling"]["trouble"].startswith(refused)
     up.signal(signal.SIGINT)
     assert up.ended() == 0
-    assert sum("is not there yet" in line for line in (*up.out, *up.err)) == 1
+    assert sum("not scaled" in line for line in (*up.out, *up.err)) == 1
 
 
 def test_a_watch_says_each_change_when_piped(working: World, queue_name: str, busybox_image: str) -> None:
