@@ -401,6 +401,13 @@ async def test_queues_of_a_region_share_a_client_and_see_their_own_only(account:
     await theirs.propose(spec, 1)
 
 
+async def test_all_pages_are_read(account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scaler.adapters.aws.watch.PAGE", 5)
+    spec = account.asked()
+    made = (await account.launch(await account.provide(spec), spec, 12)).instances
+    assert len(made) == len(await (await account.provide(spec)).list()) == 12
+
+
 async def test_no_region_can_be_left_for_another(account: Account) -> None:
     spec = account.asked()
     provider = await account.provide(spec)

@@ -28,6 +28,8 @@ TRIES = 5
 PAUSE_FIRST_S, PAUSE_MAX_S = 0.2, 4.0
 NO_CREDENTIALS = "NoCredentialsError"
 LAUNCH_BURST, LAUNCHES_PER_S = 5, 2.0
+LAUNCH_WAIT_S = 5.0
+"""No launch waits longer for its turn."""
 
 CONFIG = {
     "connect_timeout": CONNECT_TIMEOUT_S,
@@ -55,14 +57,16 @@ class Bucket:
         self._left = float(burst)
         self._at_s: float | None = None
 
-    def take(self) -> float:
-        """Take one; returns how many seconds to wait before it may be used."""
+    def take(self, limit_s: float) -> float:
+        """Take one; returns how many seconds to wait before it may be used. If over `limit_s`, none is taken."""
         now_s = asyncio.get_running_loop().time()
         if self._at_s is not None:
             self._left = min(self._burst, self._left + (now_s - self._at_s) * self._per_s)
         self._at_s = now_s
-        self._left -= 1
-        return max(0.0, -self._left / self._per_s)
+        wait_s = max(0.0, (1 - self._left) / self._per_s)
+        if wait_s <= limit_s:
+            self._left -= 1
+        return wait_s
 
 
 class Ec2:
@@ -82,7 +86,9 @@ class Ec2:
 
     async def launch(self, parameters: dict[str, Any]) -> Any:
         """RunInstances, again where its token makes that safe. Raises `Refused`."""
-        wait_s = self.launches.take()
+        wait_s = self.launches.take(LAUNCH_WAIT_S)
+        if wait_s > LAUNCH_WAIT_S:
+            raise Refused(Fault(Kind.THROTTLED, "not asked", f"EC2 takes {LAUNCHES_PER_S:g} launches a second"))
         if wait_s:
             await asyncio.sleep(wait_s)
         return await self._tried(lambda client: client.run_instances(**parameters), TRIES)

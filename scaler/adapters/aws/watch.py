@@ -24,7 +24,10 @@ from scaler.ports import ProviderUnavailable
 
 FILTER_VALUES = 200
 """EC2 takes so many values of one filter."""
+PAGE = 50
+"""Instances a page: the SDK takes about a millisecond for each, during which nothing else runs."""
 PAUSE_MAX_S = 15.0
+PREPARE_LIMIT_S, PREPARE_AGAIN_S = 10.0, 60.0
 _LIVE = ["pending", "running", "shutting-down", "stopping"]
 
 _log = structlog.get_logger(__name__)
@@ -56,6 +59,7 @@ class Watch:
         self._task: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
         self._looked_at_s = 0.0
+        self._prepare_after_s = 0.0
         self._trouble: LaunchError | None = None
 
     async def start(self, spec: AwsSpec) -> None:
@@ -171,12 +175,16 @@ class Watch:
             await self.terminate(instance_id)
 
     async def _prepare(self) -> None:
-        """What launches need; a trouble with it is told by the launch."""
-        if self.spec is not None:
-            try:
+        """What launches need. A trouble with it is told by the launch, and does not keep this loop from looking."""
+        loop = asyncio.get_running_loop()
+        if self.spec is None or loop.time() < self._prepare_after_s:
+            return
+        try:
+            async with asyncio.timeout(PREPARE_LIMIT_S):
                 await self._catalog.warm(self.spec)
-            except LaunchError as error:
-                _log.debug("can't prepare launches", queue=self._queue, error=str(error))
+        except (LaunchError, TimeoutError) as error:
+            self._prepare_after_s = loop.time() + PREPARE_AGAIN_S
+            _log.debug("can't prepare launches", queue=self._queue, error=str(error))
 
     def _tagged(self) -> dict[str, Any]:
         return {"Name": f"tag:{TAG}queue", "Values": [self._queue]}
@@ -184,7 +192,9 @@ class Watch:
     async def _described(self, *filters: dict[str, Any]) -> dict[str, Any]:
         """By id; of this cluster only."""
         ours = {"Name": f"tag:{TAG}cluster", "Values": [self._cluster]}
-        pages = await self._ec2.pages("describe_instances", Filters=[*filters, ours])
+        pages = await self._ec2.pages(
+            "describe_instances", Filters=[*filters, ours], PaginationConfig={"PageSize": PAGE}
+        )
         return {
             item["InstanceId"]: item
             for page in pages

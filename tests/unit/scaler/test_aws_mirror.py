@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import UTC, datetime
 from typing import Any
+
+import pytest
 
 from scaler.adapters.aws.client import Bucket
 from scaler.adapters.aws.console import console_tail
@@ -140,10 +141,11 @@ def test_a_console_without_our_lines_tells_its_end() -> None:
     assert len(console_tail("x" * 10_000)) <= 300
 
 
-async def test_a_bucket_lets_a_burst_through_and_then_so_many_a_second() -> None:
+async def test_a_bucket_lets_a_burst_through_then_so_many_a_second_and_nobody_wait_long() -> None:
     bucket = Bucket(2, 4.0)
-    waits = [bucket.take() for _ in range(4)]
+    waits = [bucket.take(0.6) for _ in range(6)]
     assert waits[:2] == [0.0, 0.0]
     assert 0.2 < waits[2] <= 0.25
     assert 0.45 < waits[3] <= 0.5
-    await asyncio.sleep(0)
+    assert waits[4] > 0.6
+    assert waits[5] == pytest.approx(waits[4], abs=0.05)  # The one before took none.
