@@ -71,6 +71,8 @@ class Ec2Call:
         world, faults = self._world, self._world.faults
         if faults.delay_s:
             await asyncio.sleep(faults.delay_s * faults.draw("delay", self._key))
+        if (gate := world.gates.get(self._action)) is not None:
+            await gate.wait()
         if refusal := world.refusal(self._action):
             raise Refused(refusal.code, refusal.message, refusal.status)
         if self._strikes("throttled", faults.throttled):

@@ -37,6 +37,8 @@ class Ec2World:
         self.zones: dict[str, str] = {}
         """By subnet."""
         self.launching = asyncio.Lock()
+        self.gates: dict[str, asyncio.Event] = {}
+        """Calls of these names wait, before anything else, until their events are set."""
         self._refusals: list[Refusal] = []
         self._lost: list[tuple[str, str]] = []
 

@@ -7,10 +7,12 @@ import asyncio
 import logging
 import sys
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 
 import structlog
 
+from tests.integration.aws_faults.plants import PLANTS
 from tests.integration.aws_faults.runs import REGIONS, run_seeds, table
 from tests.support.moto import MotoServer
 
@@ -22,6 +24,7 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=1, help="the first seed (default: 1)")
     parser.add_argument("--at-once", type=int, default=4, choices=range(1, len(REGIONS) + 1), help="side by side")
     parser.add_argument("--verbose", action="store_true", help="print what the scaler says")
+    parser.add_argument("--plant", choices=list(PLANTS), help="break the scaler like this: violations must be found")
     given = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
 
@@ -38,7 +41,8 @@ def main() -> int:
 
     moto = MotoServer().start()
     try:
-        with tempfile.TemporaryDirectory(prefix="af") as folder:
+        planted = PLANTS[given.plant]() if given.plant else nullcontext()
+        with tempfile.TemporaryDirectory(prefix="af") as folder, planted:
             return asyncio.run(runs(Path(folder), moto.url))
     finally:
         moto.stop()
