@@ -103,10 +103,15 @@ class World:
         self.agents: dict[str, Agent] = {}
         self.killed_busy: list[str] = []
         self.scalers: list[tuple[FakeBroker, asyncio.Task[None]]] = []
+        self.faulty = True
+        self.deaths: set[asyncio.Task[None]] = set()
         self._folder = folder
 
     def _launched(self, instance: Instance) -> None:
         self.agents[instance.agent_id] = Agent(instance, self.server, self.dice)
+        if self.faulty and self.dice.random() < 0.2:
+            # Whoever has just launched dies before it can say so.
+            self.deaths.add(asyncio.create_task(self.replace_all(), name="death"))
 
     def _stopped(self, instance: Instance, mode: StopMode) -> None:
         agent = self.agents.pop(instance.agent_id)
@@ -134,6 +139,12 @@ class World:
         with suppress(asyncio.CancelledError):
             await task
 
+    async def replace_all(self) -> None:
+        """Every scaler dies, and others start."""
+        for _ in range(len(self.scalers)):
+            await self.kill(0)
+            self.start()
+
     async def fault(self) -> None:
         dice, cloud = self.dice, self.cloud
         broker = dice.choice(self.scalers)[0]
@@ -151,7 +162,7 @@ class World:
             case 5:
                 cloud.lost_replies = dice.randrange(3)
             case 6:
-                cloud.hidden_for = dice.randrange(4)
+                cloud.hidden_for = dice.randrange(6)
             case 7:
                 cloud.launch_limit = dice.choice([None, 0, 1])
             case 8:
@@ -163,7 +174,7 @@ class World:
 
     def mend(self) -> None:
         """No more faults."""
-        cloud = self.cloud
+        cloud, self.faulty = self.cloud, False
         cloud.failure = cloud.launch_refusal = cloud.launch_limit = None
         cloud.lost_replies = cloud.hidden_for = 0
         for broker, _ in self.scalers:
@@ -195,6 +206,7 @@ async def test_whatever_happens(seed: int, tmp_path: Path) -> None:
     await world.client.queues.apply(SPEC)
     for _ in range(2):
         world.start()
+    world.cloud.hidden_for = 4
     await world.submit(8)
     for _ in range(60):
         await asyncio.sleep(world.dice.uniform(0.1, 4))
@@ -202,6 +214,7 @@ async def test_whatever_happens(seed: int, tmp_path: Path) -> None:
         for _, task in world.scalers:
             assert not task.done(), task.exception()
     world.mend()
+    await asyncio.gather(*world.deaths)
     with suppress(TimeoutError):
         await world.until_quiet()
     while world.scalers:
