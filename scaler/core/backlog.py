@@ -24,6 +24,7 @@ class _Shelf:
     shape: Shape
     size: int = 0
     waiting: OrderedDict[str, datetime] = field(default_factory=OrderedDict)
+    sorted: bool = True
     view: PendingGroup | None = None
 
 
@@ -96,17 +97,19 @@ def _key(shape: Shape) -> tuple[object, ...]:
 
 
 def _put(shelf: _Shelf, job_id: str, arrived_at: datetime) -> None:
-    """Most come in order; one that was handed back goes in front."""
+    """Most come in order; for those that are handed back the shelf is sorted at the next view, once for all of them."""
     waiting = shelf.waiting
-    first = next(iter(waiting.values()), None)
+    if waiting and arrived_at < waiting[next(reversed(waiting))]:
+        shelf.sorted = False
     waiting[job_id] = arrived_at
-    if first is not None and arrived_at < first:
-        waiting.move_to_end(job_id, last=False)
     shelf.view = None
 
 
 def _view(shelf: _Shelf) -> PendingGroup:
     if shelf.view is None:
+        if not shelf.sorted:
+            shelf.waiting = OrderedDict(sorted(shelf.waiting.items(), key=lambda entry: entry[1]))
+            shelf.sorted = True
         waiting, (job_type, rank, amount) = shelf.waiting, shelf.shape
         ids = tuple(islice(waiting, NAMED_AT_MOST))
         oldest, newest = next(iter(waiting.values())), waiting[next(reversed(waiting))]

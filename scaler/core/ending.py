@@ -104,9 +104,9 @@ def floor_for(load: Load, policy: Policy) -> Floor:
 
 def _idle(fleet: Sequence[Standing]) -> list[tuple[int, datetime]]:
     """Those that hold nothing, in the order in which they go."""
-    idle = [
-        (since, -item.launched_at.timestamp(), item.worker.name, number)
-        for number, item in enumerate(fleet)
-        if item.kind is Kind.READY and (since := item.idle_since) is not None
-    ]
+    idle = []
+    for number, item in enumerate(fleet):
+        presence = item.worker.presence
+        if item.kind is Kind.READY and presence is not None and presence.idle_since and not presence.holds:
+            idle.append((presence.idle_since, -item.launched_at.timestamp(), item.worker.name, number))
     return [(number, since) for since, _, _, number in sorted(idle)]

@@ -49,14 +49,14 @@ def plan(snapshot: Snapshot, policy: Policy, now: datetime) -> Plan:
         return Plan((), None, tuple(dict.fromkeys(f"holding: {part.why}" for part in unknown)))
 
     groups, excluded = _demand(pending, policy)
-    fleet = standings(workers, policy, snapshot.past, now, in_order=bool(groups))
+    fleet = standings(workers, policy, snapshot.past, now)
     existing = sum(1 for item in fleet if item.worker.instance is not None)
     limit = max(0, policy.max_instances - existing) if policy.elastic else 0
     found = schedule(groups, fleet, capacity, limit, policy, snapshot.past, now)
     floor = floor_for(offered_load(snapshot.past, capacity, now, policy.tuning.tau_s, workers), policy)
     at_work = bool(groups) or any(item.worker.presence is not None and item.worker.presence.holds for item in fleet)
 
-    wholes = _wholes(fleet)
+    wholes = _wholes(fleet) if found.misfits or not policy.elastic else []
     parts = (
         end_useless(fleet),
         end_idle(fleet, found.used, floor, policy, snapshot.past, now),

@@ -18,7 +18,7 @@ from launch.core.capacity import Amount
 from scaler.core.durations import residual_s, typical_s
 from scaler.core.packing import Demand, Place, Rooms, Sizes, least_of, may_hold, open_new, sizes_of
 from scaler.core.snapshot import Past, PendingGroup, Policy
-from scaler.core.standing import Kind, Standing, boot_left_s, boot_s
+from scaler.core.standing import Kind, Standing, boot_left_s, boot_s, filling_order
 
 STEPS = 8
 """Into so many steps the time of a boot is cut: what is given back within one counts at its end."""
@@ -67,7 +67,7 @@ def schedule(
     past: Past,
     now: datetime,
 ) -> Schedule:
-    """Schedule the pending jobs onto `fleet` (in this order), and onto at most `limit` new instances."""
+    """Schedule the pending jobs onto `fleet` (in whatever order), and onto at most `limit` new instances."""
     demands = [_demand(group, capacity, past) for group in groups]
     if not demands:
         return Schedule()
@@ -84,7 +84,7 @@ def schedule(
             return horizon_s
         return horizon_s + (demand.group.oldest - tolerated).total_seconds()
 
-    place = Place(_free_rooms(fleet), least)
+    place = Place(_free_rooms(fleet, least), least)
     for demand in demands:
         place.fill(demand, until(demand))
     # The rest matters only where something could be started instead.
@@ -125,9 +125,13 @@ def _size(demand: Demand) -> tuple[float, int, int, int, int, str]:
     return (demand.load, gpus, cpu, memory, slots, demand.group.job_type)
 
 
-def _free_rooms(fleet: Sequence[Standing]) -> list[Rooms]:
-    """What takes jobs now, or comes back as it was."""
-    numbers = [number for number, item in enumerate(fleet) if item.room is not None and item.kind is not Kind.STARTING]
+def _free_rooms(fleet: Sequence[Standing], least: Sizes) -> list[Rooms]:
+    """What takes jobs now, or comes back as it was; as far as any of them fits."""
+    numbers = [
+        number
+        for number, item in enumerate(fleet)
+        if item.room is not None and item.kind is not Kind.STARTING and may_hold(sizes_of(item.room), least)
+    ]
     return _rooms(fleet, [(number, 0.0) for number in numbers])
 
 
@@ -142,9 +146,9 @@ def _booting_rooms(fleet: Sequence[Standing], past: Past, policy: Policy, now: d
 
 
 def _rooms(fleet: Sequence[Standing], times: Sequence[tuple[int, float]]) -> list[Rooms]:
-    """Neighbours with the same room put together."""
+    """In the order in which they are filled, neighbours with the same room put together."""
     keyed = []
-    for number, at_s in times:
+    for number, at_s in sorted(times, key=lambda entry: filling_order(fleet[entry[0]])):
         item = fleet[number]
         room = item.room
         if room is not None:
@@ -179,12 +183,15 @@ def _follow_releases(
     for step, released in enumerate(steps, 1):
         at_s = horizon_s * step / len(steps)
         alike: dict[tuple[Sizes, tuple[str, ...] | None], list[int]] = {}
-        for number, sizes in sorted(released.items()):
-            free = left[number] = _plus(left[number], sizes)
+        for number, sizes in released.items():
+            free = left[number] = _plus(left[number] if number in left else _room_of(fleet[number]), sizes)
             if may_hold(free, place.least):
                 presence = fleet[number].worker.presence
                 alike.setdefault((free, presence.job_types if presence else None), []).append(number)
-        rooms_now = [Rooms(free, len(numbers), numbers, types, at_s) for (free, types), numbers in alike.items()]
+        rooms_now = [
+            Rooms(free, len(numbers), numbers, types, at_s)
+            for (free, types), numbers in sorted(alike.items(), key=lambda entry: (entry[0][0], entry[0][1] or ()))
+        ]
         now_free = Place(rooms_now, place.least)
         placed = sum(now_free.fill(demand, until(demand)) for demand in demands if until(demand) >= at_s)
         if placed:
@@ -217,6 +224,10 @@ def _releases(
                 sizes = sizes_of(job.amount)
                 step[number] = _plus(step[number], sizes) if number in step else sizes
     return steps
+
+
+def _room_of(item: Standing) -> Sizes:
+    return sizes_of(item.room) if item.room is not None else (0, 0, 0, 0)
 
 
 def _note(place: Place, found: _Found) -> None:

@@ -57,14 +57,6 @@ class Standing(NamedTuple):
         return self.kind in _LIVE
 
     @property
-    def idle_since(self) -> datetime | None:
-        """Since when it surely holds nothing; None if it holds something or that is not sure."""
-        presence = self.worker.presence
-        if self.kind is not Kind.READY or presence is None or presence.holds:
-            return None
-        return presence.idle_since
-
-    @property
     def launched_at(self) -> datetime:
         """When its instance (or, without one, its agent) was started."""
         if self.worker.instance is not None:
@@ -91,17 +83,10 @@ def boot_deadline_s(past: Past, policy: Policy) -> float:
     return max(policy.tuning.boot_deadline_s, min(3 * slow, LONGEST_DEADLINE_S))
 
 
-def standings(
-    workers: Sequence[Worker], policy: Policy, past: Past, now: datetime, *, in_order: bool = True
-) -> list[Standing]:
-    """Every worker's standing, in the order in which their rooms are filled (which costs most, and may be left out).
-
-    First the room that costs nothing, then the fuller before the emptier, the lately busy before the long idle, and
-    what is still coming last: so the workers that are left empty are those that can go.
-    """
+def standings(workers: Sequence[Worker], policy: Policy, past: Past, now: datetime) -> list[Standing]:
+    """Every worker's standing, in the order of the workers."""
     deadline = timedelta(seconds=boot_deadline_s(past, policy))
-    found = [_standing(worker, policy, deadline, now) for worker in workers]
-    return sorted(found, key=_order) if in_order else found
+    return [_standing(worker, policy, deadline, now) for worker in workers]
 
 
 def _standing(worker: Worker, policy: Policy, deadline: timedelta, now: datetime) -> Standing:
@@ -152,8 +137,12 @@ _FIRST = {Kind.FOREIGN: 0, Kind.READY: 1, Kind.RETURNING: 2}
 _NOTHING: Sizes = (0, 0, 0, 0)
 
 
-def _order(standing: Standing) -> tuple[int, float, Sizes, float, datetime, str]:
-    """Sorts standings for packing; those with the same room follow one another."""
+def filling_order(standing: Standing) -> tuple[int, float, Sizes, float, datetime, str]:
+    """Sorts standings into the order in which their rooms are filled; those with the same room follow one another.
+
+    First the room that costs nothing, then the fuller before the emptier, the lately busy before the long idle, and
+    what is still coming last: so the workers that are left empty are those that can go.
+    """
     worker, kind = standing.worker, standing.kind
     presence = worker.presence
     if kind is not Kind.READY or presence is None:

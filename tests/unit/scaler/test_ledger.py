@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from launch.presence import AgentPresence
+from launch.presence import AgentPresence, AgentState
 from scaler.core import ledger as ledgers
 from scaler.core.instance import Instance
 from scaler.core.ledger import Ledger, Presences
-from scaler.core.snapshot import Boots, History
-from tests.unit.scaler.worlds import NOW, ago, instance, presence
+from scaler.core.snapshot import Boots, History, Running
+from tests.unit.scaler.worlds import CAPACITY, NOW, ago, instance, presence
 
 LONG_AGO = ago(10_000)
 
@@ -104,3 +104,24 @@ def test_instances_and_agents_are_joined() -> None:
         ("b", True, True),
         ("x", False, False),
     ]
+
+
+def test_an_agent_that_left_drained_is_not_missed() -> None:
+    a = instance("a", age_s=500)
+    seen, _ = look(Ledger(), [a], presence("a", state=AgentState.DRAINED))
+    gone, _ = look(seen, [a])
+    assert gone.seen["i-a"].history is History.DRAINED
+    [worker] = ledgers.join(gone, [a], Presences({}))
+    assert (worker.history, worker.presence) == (History.DRAINED, None)
+    back, _ = look(seen, [a], presence("a"))
+    assert back.seen["i-a"].history is History.REGISTERED
+
+
+def test_it_is_remembered_whose_agent_was_asked_to_drain_and_what_runs_where() -> None:
+    a = instance("a", age_s=500)
+    asked = ledgers.drain_asked(look(Ledger(), [a], presence("a"))[0], "i-a", ago(3))
+    later, _ = look(asked, [a], presence("a"))
+    run = Running("q/1", "train", CAPACITY, ago(9))
+    workers = ledgers.join(later, [a], Presences({"a": presence("a"), "x": presence("x")}), {"a": (run,), "x": (run,)})
+    assert [(worker.drain_asked_at, worker.running) for worker in workers] == [(ago(3), (run,)), (None, (run,))]
+    assert ledgers.drain_asked(later, "i-unknown", ago(1)) == later
