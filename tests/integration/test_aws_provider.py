@@ -401,6 +401,17 @@ async def test_queues_of_a_region_share_a_client_and_see_their_own_only(account:
     await theirs.propose(spec, 1)
 
 
+async def test_another_installation_in_the_account_is_left_alone(account: Account) -> None:
+    spec = account.asked()
+    theirs = await account.provide(spec)
+    (instance,) = (await account.launch(theirs, spec, 1)).instances
+    account.cluster += "-other"
+    mine = await account.provide(spec)
+    assert await mine.list() == []
+    await mine.stop(instance.id, StopMode.KILL)
+    assert account.proxy.instances[instance.id].live
+
+
 async def test_all_pages_are_read(account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("scaler.adapters.aws.watch.PAGE", 5)
     spec = account.asked()
