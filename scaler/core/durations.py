@@ -1,7 +1,7 @@
 """How long things last, from how long they lasted before: jobs by type, and boots.
 
-Invariant: bounded memory; with nothing known of the past, nothing is claimed but that what lasted so long lasts as
-long again.
+Invariant: bounded memory; where the past says nothing, nothing is claimed. (That what has lasted so long lasts as long
+again is true on average, but would let a job wait for one that has just begun.)
 """
 
 from __future__ import annotations
@@ -61,13 +61,13 @@ def mean_s(lasted: Sequence[float]) -> float | None:
     return sum(lasted) / len(lasted) if lasted else None
 
 
-def residual_s(lasted: Sequence[float], age_s: float, share: float = 0.5) -> float:
+def residual_s(lasted: Sequence[float], age_s: float, share: float = 0.5) -> float | None:
     """How long something of this age goes on: the median of those in `lasted` (sorted) that were longer, less its age.
 
-    `share` 0.5 is the median; more is more careful. With none that was longer: as long again.
+    `share` 0.5 is the median; more is more careful. None if none was longer: nothing is known then.
     """
     count = len(lasted)
     first = bisect_right(lasted, age_s)
     if first == count:
-        return max(0.0, age_s)
+        return None
     return lasted[first + int(share * (count - first))] - age_s

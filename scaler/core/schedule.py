@@ -219,7 +219,7 @@ def _releases(
             continue
         for job in item.worker.running:
             left_s = residual_s(durations.get(job.job_type, ()), now_s - job.started_at.timestamp(), share)
-            if left_s <= horizon_s:
+            if left_s is not None and left_s <= horizon_s:
                 step = steps[max(0, math.ceil(left_s / horizon_s * STEPS) - 1)]
                 sizes = sizes_of(job.amount)
                 step[number] = _plus(step[number], sizes) if number in step else sizes

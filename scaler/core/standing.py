@@ -73,7 +73,10 @@ def boot_s(past: Past, policy: Policy) -> float:
 def boot_left_s(past: Past, policy: Policy, age_s: float) -> float:
     """How long an instance of this age will still take to register; never longer than a new one would."""
     whole = boot_s(past, policy)
-    left = residual_s(past.boots_s, age_s) if past.boots_s else (whole - age_s if age_s < whole else age_s)
+    left = residual_s(past.boots_s, age_s)
+    if left is None:
+        # As long again, where it takes longer than any before it.
+        left = whole - age_s if age_s < whole else age_s
     return min(whole, max(0.0, left))
 
 

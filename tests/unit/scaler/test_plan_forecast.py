@@ -53,9 +53,11 @@ def test_more_jobs_than_come_free_in_time_are_launched_for() -> None:
     assert decided.reasons[0] == "launch 1: 2 pending jobs found no room on the workers at hand"
 
 
-def test_where_nothing_is_known_a_job_lasts_as_long_again() -> None:
-    assert launches(decide(snapshot([running("a", 50, 50, 50, 50)], jobs(4)))) == 0
-    assert launches(decide(snapshot([running("a", 70, 70, 70, 70)], jobs(4)))) == 1
+def test_where_nothing_is_known_no_job_is_waited_for() -> None:
+    world = snapshot([running("a", 1, 1, 1, 1)], jobs(4))
+    assert launches(decide(world)) == 1
+    assert launches(decide(world, durations_s={"train": (0.5,)})) == 1
+    assert launches(decide(world, durations_s={"train": (0.5, 9.0)})) == 0
 
 
 def test_short_jobs_take_turns_in_free_room() -> None:
@@ -74,10 +76,13 @@ def test_the_more_urgent_job_gets_the_room() -> None:
 def test_a_residual_is_the_median_of_what_lasted_longer(lasted: list[float], age_s: float, share: float) -> None:
     left = residual_s(lasted, age_s)
     longer = [one for one in lasted if one > age_s]
-    assert left == (longer[len(longer) // 2] - age_s if longer else age_s)
-    assert left >= 0
-    if longer:
-        assert residual_s(lasted, age_s, max(share, 0.5)) >= left
+    if not longer:
+        assert left is None
+        return
+    careful = residual_s(lasted, age_s, max(share, 0.5))
+    assert left == longer[len(longer) // 2] - age_s
+    assert careful is not None
+    assert careful >= left >= 0
 
 
 def test_durations_are_bounded() -> None:
