@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
-from datetime import datetime
+from typing import Any, cast
 from unittest import mock
 
 from launch.queue import QueueSpec
+from scaler.adapters.aws.client import TRIES, Ec2
 from scaler.adapters.aws.provider import AwsProvider
-from scaler.core.instance import Instance, StopMode
-from scaler.core.intent import Intent
-from scaler.core.snapshot import Policy, Snapshot
-from scaler.core.standing import Standing
+from scaler.core.actions import Stop
+from scaler.core.instance import StopMode
+from scaler.core.snapshot import Policy, Snapshot, Worker
 from scaler.loop import QueueLoop
 from scaler.observe import Observer
 
 
 @contextmanager
 def tokens_differ() -> Iterator[None]:
-    """Each replay of an intent goes out under another token."""
-    fresh = property(lambda _self: secrets.token_hex(32))
-    with mock.patch.object(Intent, "token", fresh), mock.patch("scaler.adapters.aws.mirror.Mirror.of_intent", _none):
+    """Each repeat of a launch goes out under another token."""
+
+    async def launch(self: Ec2, parameters: dict[str, Any]) -> Any:
+        def again(client: Any) -> Awaitable[Any]:
+            return cast("Awaitable[Any]", client.run_instances(**{**parameters, "ClientToken": secrets.token_hex(32)}))
+
+        return await self._tried(again, TRIES)
+
+    with mock.patch.object(Ec2, "launch", launch):
         yield
 
 
@@ -45,8 +51,8 @@ def canary_skipped() -> Iterator[None]:
     """Every launch configuration counts as proven."""
     real = Observer.look
 
-    async def look(self: Observer, spec: QueueSpec) -> Snapshot:
-        return replace(await real(self, spec), proven=True)
+    async def look(self: Observer, spec: QueueSpec, **more: Any) -> Snapshot:
+        return replace(await real(self, spec, **more), proven=True)
 
     with mock.patch.object(Observer, "look", look):
         yield
@@ -54,16 +60,25 @@ def canary_skipped() -> Iterator[None]:
 
 @contextmanager
 def busy_are_idle() -> Iterator[None]:
-    """Whoever is there has been idle from its start, and is ended instead of drained."""
+    """Whoever is there is taken for idle since its start, and is ended instead of drained."""
+    real = Observer.look
 
-    def idle_since(self: Standing) -> datetime | None:
-        presence = self.worker.presence
-        return presence.started_at if presence is not None else None
+    def blind(worker: Worker) -> Worker:
+        presence = worker.presence
+        if presence is None:
+            return worker
+        seen = presence.model_copy(update={"holds": (), "free": presence.capacity, "idle_since": presence.started_at})
+        return replace(worker, presence=seen, running=())
 
-    async def stop(self: QueueLoop, action: object) -> bool:
-        return await self._try_stop(action.instance_id, StopMode.KILL)  # type: ignore[attr-defined]
+    async def look(self: Observer, spec: QueueSpec, **more: Any) -> Snapshot:
+        found = await real(self, spec, **more)
+        workers = found.workers
+        return replace(found, workers=tuple(map(blind, workers)) if isinstance(workers, tuple) else workers)
 
-    with mock.patch.object(Standing, "idle_since", property(idle_since)), mock.patch.object(QueueLoop, "_stop", stop):
+    async def stop(self: QueueLoop, action: Stop) -> bool:
+        return await self._try_stop(action.instance_id, StopMode.KILL)
+
+    with mock.patch.object(Observer, "look", look), mock.patch.object(QueueLoop, "_stop", stop):
         yield
 
 
@@ -98,7 +113,3 @@ PLANTS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "ends-forgotten": ends_forgotten,
     "nothing-launched": nothing_launched,
 }
-
-
-def _none(_self: object, _intent: str) -> Sequence[Instance]:
-    return ()

@@ -43,8 +43,8 @@ SETTINGS = ScalerSettings(
     backoff_max_s=1.0,
     boot_deadline_s=6.0,
     lost_deadline_s=6.0,
-    lease_ttl_s=2.0,
-    lease_renew_s=0.5,
+    lease_ttl_s=4.0,
+    lease_renew_s=0.7,
     intent_hold_s=4.0,
     store_every_s=0.5,
 )
