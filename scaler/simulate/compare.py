@@ -17,11 +17,14 @@ from scaler.simulate.trace import Trace
 from scaler.simulate.world import Scaler, World
 
 OURS_SWEPT: tuple[tuple[str, dict[str, float]], ...] = (
+    ("staffing 0, patience 1", {"staffing": 0.0, "patience": 1.0, "last_factor": -1.0}),
     ("staffing 0", {"staffing": 0.0}),
     ("idle factor 0", {"idle_factor": 0.0}),
     ("idle factor 1", {"idle_factor": 1.0}),
+    ("idle factor 2", {"idle_factor": 2.0}),
     ("idle factor 3", {"idle_factor": 3.0}),
     ("idle factor 8, staffing 2", {"idle_factor": 8.0, "staffing": 2.0}),
+    ("idle factor 16, staffing 3", {"idle_factor": 16.0, "staffing": 3.0}),
 )
 """Our tuning beside the default: from cheap to quick."""
 
