@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 
 import pytest
@@ -22,7 +22,8 @@ from launch.presence import AgentPresence, AgentState
 from launch.queue import QueueSpec
 from scaler import main
 from scaler.core.instance import Instance, StopMode
-from scaler.ports import Provider
+from scaler.dryrun import dry_run
+from scaler.ports import Provider, ProviderUnsuitable
 from scaler.settings import ScalerSettings
 from tests.fakes.broker import FakeServer
 from tests.fakes.provider import FakeCloud
@@ -165,8 +166,10 @@ class Scaling:
         for _ in range(count):
             await self.broker.jobs.publish(self.queue, "train", body)
 
-    async def start(self, *, usual_providers: bool = False) -> asyncio.Task[None]:
+    async def start(self, *, without: str = "") -> asyncio.Task[None]:
         async def open_provider(spec: QueueSpec) -> Provider:
+            if spec.provider.type == without:
+                raise ProviderUnsuitable(f"there is no {without} here")
             self.opened.append(spec.provider.type)
             return self.cloud.open(spec.queue_name)
 
@@ -181,7 +184,7 @@ class Scaling:
                 drain_timeout_s=5.0,
                 on_event=self.told,
                 settings=SETTINGS,
-                open_provider=None if usual_providers else open_provider,
+                open_provider=open_provider,
             ),
             name="scaler",
         )
@@ -191,7 +194,8 @@ class Scaling:
     async def until_stopped(self) -> None:
         """Wait until every scaler has ended."""
         async with asyncio.timeout(LIMIT_S):
-            await asyncio.gather(*self._running)
+            if self._running:
+                await asyncio.wait(self._running)
 
 
 @pytest.fixture(params=["fake", pytest.param("nats", marks=pytest.mark.nats)])
@@ -317,9 +321,44 @@ async def test_the_stop_drains_what_it_started(scaling: Scaling) -> None:
 
 
 async def test_a_queue_without_a_provider_is_told_and_the_scaler_goes_on(scaling: Scaling) -> None:
-    await scaling.apply(provider={"type": "aws", "region": "eu-west-1", "instance_type": "g4dn.xlarge"})
-    await scaling.start(usual_providers=True)
-    await scaling.told.until("not scaled: the aws provider is not there yet")
+    await scaling.apply(provider={"type": "local"})
+    await scaling.start(without="local")
+    await scaling.told.until("not scaled: there is no local here")
     await scaling.apply(provider={"type": "static"})
     await scaling.submit(1)
     await scaling.told.until("1 job waiting: no worker is present")
+
+
+async def test_of_two_scalers_one_acts_and_the_other_takes_over(scaling: Scaling) -> None:
+    await scaling.apply(min_instances=2)
+    first = await scaling.start()
+    await scaling.told.until("is ready", 2)
+    await scaling.start()
+    await scaling.told.until("waiting to take over")
+    first.cancel()
+    with suppress(asyncio.CancelledError):
+        await first
+    await scaling.apply(min_instances=3)
+    await scaling.told.until("started", 2)
+    assert sum(scaling.cloud.launches) == 3
+
+
+async def test_a_look_without_acting_tells_the_plan_beside_the_one_that_acts(
+    scaling: Scaling, connect: Connect
+) -> None:
+    await scaling.apply(min_instances=2, max_instances=2)
+    broker = await connect()
+
+    async def look(spec: QueueSpec) -> Provider:
+        return scaling.cloud.open(spec.queue_name)
+
+    async def told() -> list[str]:
+        return await dry_run(broker, queues=[scaling.queue], clock=SystemClock(), open_provider=look)
+
+    assert f"{scaling.queue}: would launch 2" in " | ".join(await told())
+    assert scaling.cloud.launches == []
+    assert await broker.leases.holder(f"scaler.{scaling.queue}") is None
+    assert await broker.documents.get(f"state.{scaling.queue}") is None
+    await scaling.start()
+    await scaling.told.until("is ready", 2)
+    assert await told() == [f"{scaling.queue}: would do nothing"]
