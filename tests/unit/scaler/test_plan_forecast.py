@@ -66,10 +66,10 @@ def test_short_jobs_take_turns_in_free_room() -> None:
     assert launches(decide(world, durations_s={"train": (50.0,) * 9})) == 2
 
 
-def test_the_more_urgent_job_gets_the_room() -> None:
-    urgent = replace(job(9, 4), rank=0)
-    decided = decide(snapshot([idle("a", 5)], [*jobs(2), urgent]), replace(RULES, max_instances=1))
-    assert decided.reasons[-1] == "2 jobs waiting: max_instances is 1"
+def test_the_more_urgent_jobs_get_the_room() -> None:
+    urgent = [replace(one, rank=0, arrived_at=ago(1)) for one in jobs(4)]
+    decided = decide(snapshot([idle("a", 5)], [job(9, 4), *urgent]), replace(RULES, max_instances=1))
+    assert decided.reasons == ("1 job waiting: max_instances is 1",)
 
 
 @given(st.lists(st.floats(0, 1e6), max_size=20).map(sorted), st.floats(0, 1e6), st.floats(0, 0.99))
