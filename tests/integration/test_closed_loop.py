@@ -22,7 +22,7 @@ from launch.aws import AwsProvider, NatsAccess
 from launch.queue import QueueSpec
 from tests.integration.aws_faults import invariants
 from tests.support.aws_proxy import AwsProxy
-from tests.support.ec2_faults import Faults
+from tests.support.ec2_faults import Ec2Instance, Faults
 from tests.support.fleet import Fleet
 from tests.support.moto import REGION, MotoServer
 from tests.support.scaler_process import environment, scaler_process
@@ -153,3 +153,40 @@ async def test_an_image_that_cannot_be_pulled_costs_one_instance_at_a_time_and_i
         assert invariants.peak(proxy.instances.values()) == 3
         await proxy.until(lambda: not proxy.live(), 60)
     sys.stdout.write("\n" + shown + "\n".join(circle.timeline.lines()) + "\n")
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_nothing_leaks_or_doubles_when_things_die(circle: Circle, seed: int) -> None:
+    """The same circle with EC2's faults: a scaler killed in the middle, an instance taken away, an agent that dies."""
+    proxy, line = circle.proxy, circle.timeline
+    proxy.faults = Faults(
+        seed=seed, throttled=0.1, lost_reply=0.4, lost_request=0.2, partial=0.5, invisible_s=2.0, pending_s=1.0
+    )
+    held: dict[str, list[str]] = {}
+    end = proxy.on_terminate
+
+    def ended(instance: Ec2Instance) -> None:
+        held[instance.id] = line.holds(instance.id)
+        end(instance)
+
+    proxy.on_terminate = ended
+    await circle.apply()
+    async with circle.scaler() as scaler:
+        await circle.publish("sleep", "2", count=8)
+        await proxy.until(lambda: bool(proxy.calls("RunInstances")))
+        scaler.kill()
+        await scaler.wait()
+    async with circle.scaler():
+        await line.until("job 2 running", 90)
+        first, *others = proxy.live()
+        await circle.fleet.kill_agent(first.id)
+        for other in others[:1]:
+            await circle.fleet.lose(other.id)
+        for job in range(1, 9):
+            await line.until(f"job {job} succeeded", 120)
+        await proxy.until(lambda: not proxy.live(), 90)
+    sys.stdout.write("\n" + "\n".join(line.lines()) + "\n")
+    instances = list(proxy.instances.values())
+    assert invariants.above_max(instances, 3) == []
+    assert invariants.double_launches(proxy.log) == []
+    assert invariants.busy_ended(instances, held) == []

@@ -21,6 +21,7 @@ class Timeline:
         self._proxy = proxy
         self._entries: list[tuple[float, str]] = []
         self._seen: set[str] = set()
+        self._present: dict[str, AgentPresence] = {}
         self._changed = asyncio.Event()
         self._calls_seen = 0
 
@@ -38,6 +39,11 @@ class Timeline:
     def at(self, what: str) -> float:
         """Seconds after the beginning."""
         return next(at for at, noted in self._entries if noted.startswith(what)) - self.began
+
+    def holds(self, agent_id: str) -> list[str]:
+        """The jobs that this agent says that it holds; none once it is absent."""
+        presence = self._present.get(agent_id)
+        return list(presence.holds) if presence is not None else []
 
     async def until(self, what: str, limit_s: float = 60.0) -> None:
         """Wait until something that begins like this has happened."""
@@ -79,6 +85,11 @@ class Timeline:
             async for change in changes:
                 if isinstance(change, Synced) or (change.value is not None and change.value.queue != queue):
                     continue
+                was_there = self._present.pop(change.key, None) is not None
+                if change.value is not None:
+                    self._present[change.key] = change.value
+                elif not was_there:
+                    continue  # It was another queue's.
                 for what in _told(change.key, change.value, busy):
                     self.note(what)
 
