@@ -174,7 +174,7 @@ async def test_a_file_that_is_replaced_while_it_is_read_is_told(world: S3FilesWo
         await world.cut()
         await asyncio.to_thread(world.plain.put_object, Bucket=world.bucket, Key=KEY, Body=DATA[::-1])
         await world.mend()
-        with pytest.raises(StoreError, match="replaced"):
+        with pytest.raises(StoreUnavailable, match="replaced"):
             await drained(chunks)
 
 

@@ -134,7 +134,7 @@ class NatsFiles:
         with self._translated(f"read {name}"):
             now = await self._meta(name)
         if now is None or now.nuid != meta.nuid:
-            raise StoreError(f"'{name}' was replaced while it was read", hint="read it again")
+            raise StoreUnavailable(f"'{name}' was replaced while it was read", hint="read it again")
         raise StoreError(
             f"'{name}' is damaged in the store '{self._store}': its checksum is wrong ({size} of {meta.size} bytes)"
         )
