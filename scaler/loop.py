@@ -18,10 +18,10 @@ import structlog
 
 from launch.core.states import Event, Reason, State
 from launch.errors import LaunchError
-from launch.handle import unclaimed_record
 from launch.ports import Broker, Clock
 from launch.queue import QueueSpec
 from launch.subjects import JobId
+from launch.unclaimed import unclaimed_record
 from scaler.core import ledger as ledgers
 from scaler.core.instance import StopMode
 from scaler.core.plan import Action, Launch, Plan, Refuse, Stop, plan
