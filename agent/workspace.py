@@ -152,7 +152,7 @@ class Workspace:
         patient = self._patience()
         while True:
             try:
-                await self._checkpoints.save()
+                await self._checkpoints.save(last=True)
                 return
             except (StoreUnavailable, EngineUnavailable, TornArchive) as error:
                 if not patient(False):
