@@ -90,5 +90,9 @@ class StoreUnavailable(StoreError):
     """
 
 
+class StoreClosed(StoreError):
+    """A file store takes no file at all from us: it is full, access is denied, or it is not there."""
+
+
 class ServerError(LaunchError):
     """The embedded nats-server could not be started or ended."""
