@@ -4,7 +4,8 @@ The engine hands out folders as archives; their files are stored one by one as t
 manifest is stored last: what it lists is there. Everything may be done again from the start, and gives the same names:
 an agent that was killed half-way leaves the container, and the next process stores it all again. A store that does not
 answer is asked again, what it has taken is not sent twice. Links that lead elsewhere, devices, pipes and sockets
-are left out and listed; a hard link is its file once more.
+are left out and listed, and so is a file that the store refuses: the others are stored all the same, unless it refuses
+many, or would refuse any. A hard link is its file once more.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from agent.archives import TarStream, TornArchive, once
 from agent.core.tar import Entry, Kind, clean_path
 from agent.ports import Engine, EngineError, EngineUnavailable
 from launch.core.quantity import show_memory
-from launch.errors import LaunchError, StoreError, StoreUnavailable
+from launch.errors import LaunchError, StoreClosed, StoreError, StoreUnavailable
 from launch.files import ArtifactFile, Files, Manifest, StoredArtifacts
 from launch.subjects import ARTIFACTS_DIR, JobId, artifact_name, manifest_name
 
@@ -29,6 +30,11 @@ SMALL_BYTES = 256 * 1024
 """Files up to this size are read whole and stored several at a time: what they cost is the way there and back."""
 AT_A_TIME = 8
 LEFT_OUT_SHOWN = 100
+MAX_REFUSALS = 20
+"""With so many files refused, the store is not asked for the others."""
+REFUSALS_SHOWN = 3
+REFUSAL_KEPT = 300
+"""Characters of why one was."""
 NAME_LIMIT = 1024
 """Bytes of a name in a store."""
 FIRST_DELAY_S = 0.2
@@ -37,12 +43,16 @@ MAX_DELAY_S = 10.0
 _log = structlog.get_logger(__name__)
 
 
-Patience = Callable[[bool], bool]
-"""Told whether anything was stored since the last failure, says whether to try once more."""
+Patience = Callable[[LaunchError, bool], bool]
+"""Told of a failure, and whether anything was stored since the one before, says whether to try once more."""
 
 
 class OverLimit(LaunchError):
     """An attempt left more than it may."""
+
+
+class TooManyRefused(LaunchError):
+    """The store refuses one file after the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +71,8 @@ class _Found:
     files: dict[str, ArtifactFile] = field(default_factory=dict)
     left_out: dict[str, None] = field(default_factory=dict)
     missing: dict[str, None] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    """What the store does not take, and why."""
     taken: set[str] = field(default_factory=set)
     """Those, and what is on its way."""
     taken_bytes: int = 0
@@ -68,6 +80,29 @@ class _Found:
     def leave_out(self, path: str) -> None:
         if len(self.left_out) < LEFT_OUT_SHOWN:
             self.left_out[path] = None
+
+    def refuse(self, path: str, error: StoreError) -> None:
+        """The store does not take this one. Raises `TooManyRefused` if it has not taken many already."""
+        self.refused[path] = str(error)
+        self.left_out.pop(path, None)
+        while len(self.left_out) >= LEFT_OUT_SHOWN:  # what is refused is the more important to know
+            self.left_out.popitem()
+        self.left_out[path] = None
+        _log.warning("artifact refused", path=path, error=error.message)
+        if len(self.refused) >= MAX_REFUSALS:
+            raise TooManyRefused("the rest was not tried")
+
+    def told(self, error: str | None) -> str | None:
+        """Why something could not be stored, all in all."""
+        reasons = [f"{path!r} was refused: {why[:REFUSAL_KEPT]}" for path, why in self.refused.items()]
+        more = len(reasons) - REFUSALS_SHOWN
+        if more > 0:
+            reasons[REFUSALS_SHOWN:] = [f"{more} more were refused"]
+        if self.missing and error is None:
+            reasons.append(f"not there: {', '.join(self.missing)}")
+        if error is not None:
+            reasons.append(error)
+        return "; ".join(reasons) or None
 
 
 class ArtifactPass:
@@ -104,11 +139,10 @@ class ArtifactPass:
         error = await self._until_done(self._store_files, patient)
         found, manifest = self._found, None
         if found.files or found.left_out:
-            listed = await self._until_done(self._store_manifest, patient if error is None else lambda _: False)
+            listed = await self._until_done(self._store_manifest, patient if error is None else _impatient)
             error = error or listed
             manifest = self._name_of_manifest() if listed is None else None
-        if error is None and found.missing:
-            error = f"not there: {', '.join(found.missing)}"
+        error = found.told(error)
         if not (found.files or found.left_out or error):
             return None
         return StoredArtifacts(
@@ -128,12 +162,12 @@ class ArtifactPass:
                 return None
             except (StoreUnavailable, EngineUnavailable, TornArchive) as error:
                 progress, stored = len(self._found.files) > stored, len(self._found.files)
-                if not patient(progress):
+                if not patient(error, progress):
                     return str(error)
                 if progress:
                     delay_s = FIRST_DELAY_S
                 _log.warning("artifacts not stored yet", job=str(self._owner.job), error=error.message)
-            except (StoreError, EngineError, OverLimit) as error:
+            except (StoreError, EngineError, OverLimit, TooManyRefused) as error:
                 return str(error)
             await asyncio.sleep(delay_s)
             delay_s = min(MAX_DELAY_S, delay_s * 2)
@@ -186,7 +220,7 @@ class ArtifactPass:
         self, archive: TarStream, entry: Entry, path: str, puts: asyncio.TaskGroup, room: asyncio.Semaphore
     ) -> None:
         known = self._found.files.get(path)
-        if known is not None and known.size == entry.size:
+        if (known is not None and known.size == entry.size) or path in self._found.refused:
             return  # by an earlier try
         if entry.size > SMALL_BYTES:
             async with aclosing(archive.content()) as content:
@@ -206,7 +240,13 @@ class ArtifactPass:
     async def _put(self, entry: Entry, path: str, content: AsyncIterable[bytes]) -> None:
         owner = self._owner
         name = artifact_name(owner.job, owner.submitted_at, owner.attempt, path)
-        stored = await self._files.put(name, content, size=entry.size)
+        try:
+            stored = await self._files.put(name, content, size=entry.size)
+        except (StoreUnavailable, StoreClosed):
+            raise
+        except StoreError as error:
+            self._found.refuse(path, error)
+            return
         self._found.files[path] = ArtifactFile(
             path=path, size=stored.size, sha256=stored.sha256, mode=entry.mode & 0o777, name=name
         )
@@ -245,6 +285,10 @@ class ArtifactPass:
 
 
 _NOT_FOUND = 404
+
+
+def _impatient(_: LaunchError, __: bool) -> bool:
+    return False
 
 
 def _moved(path: str, prefix: str) -> str | None:

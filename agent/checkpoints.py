@@ -3,7 +3,9 @@
 While the job runs, the folder is looked at every `checkpoint_every`, and stored when something in it was made, renamed
 or removed since the last time (its modification time tells; writing into a file that is there does not change it). So:
 write to a temporary name, and rename it into its place. That also keeps half-written files out: the container is not
-paused while it is read. At the end of an attempt that did not succeed the folder is stored as it then is.
+paused while it is read. At the end of an attempt that did not succeed the folder is stored as it then is, whatever its
+modification time says: a job that writes into the same file again loses no more than what an attempt that is lost with
+its worker had.
 
 Before the start of a later attempt, on whatever machine, the folder is filled from the newest earlier attempt that has
 stored one. Names carry the attempt, so one that has been taken over and does not know it yet spoils nothing. An attempt
@@ -49,12 +51,14 @@ class Checkpoints:
         self._earlier: list[int] = []
         """Attempts that may have one which is to be deleted."""
         self._saved = False
+        self._filled = False
+        """Whether there is something in the folder, as far as is known."""
 
     def resume(self) -> None:
         """The attempt was begun by an earlier process: nobody knows what that one did."""
         attempt = self._owner.attempt
         self._earlier = list(range(max(1, attempt - LOOKED_BACK), attempt))
-        self._saved = True
+        self._saved = self._filled = True
 
     async def restore(self) -> int | None:
         """Fill the folder from the newest earlier attempt that stored one; says which. Raises as both sides do."""
@@ -67,7 +71,7 @@ class Checkpoints:
                     await self._engine.put(self._container, CHECKPOINT_DIR.rpartition("/")[0], archive)
             except NotFound:
                 continue  # deleted just now, by an attempt that saved a newer one
-            self._earlier = [attempt]
+            self._earlier, self._filled = [attempt], True
             self._seen = await self._modified()
             return attempt
         return None
@@ -82,10 +86,13 @@ class Checkpoints:
                 # What could not be saved now is saved the next time.
                 _log.warning("checkpoint not saved", job=str(self._owner.job), error=error.message)
 
-    async def save(self) -> bool:
-        """Store the folder if something in it has changed; whether it was. Raises as store and engine do."""
+    async def save(self, *, last: bool = False) -> bool:
+        """Store the folder if something in it has changed; whether it was. Raises as store and engine do.
+
+        `last`: the container has exited, so store it also if only what is within its files may have changed.
+        """
         modified = await self._modified()
-        if modified is None or modified == self._seen:
+        if modified is None or (modified == self._seen and not (last and self._filled)):
             return False
         async with aclosing(self._engine.get(self._container, CHECKPOINT_DIR)) as pieces:
             head, empty = await _look_into(pieces)
@@ -94,6 +101,7 @@ class Checkpoints:
                     stored = await self._files.put(self._name(self._owner.attempt), archive)
                 _log.info("checkpoint saved", job=str(self._owner.job), size_bytes=stored.size)
         self._seen = modified
+        self._filled = not empty
         if empty:
             return False
         self._saved = True

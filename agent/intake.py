@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import traceback
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
 
@@ -16,6 +15,7 @@ import structlog
 
 from agent.claims import Claims, Offer
 from agent.core.claim import Verdict
+from agent.core.crash import account_of
 from agent.core.fitting import Fit, FitDecision, decide_fit
 from agent.core.outcome import StopCause
 from agent.holds import Hold, Holds
@@ -178,8 +178,8 @@ class Intake:
         count = self._crashes.pop(job, 0) + 1
         delay_s = CRASH_DELAY_S
         if count >= MAX_CRASHES:
-            trace = "".join(traceback.format_exception(error))
-            message = f"the agent failed {count} times at this job: {type(error).__name__}: {error}\n{trace}"
+            said = f"{account_of(error)}; the log of {self._agent_id} says more"
+            message = f"the agent failed {count} times at this job: {said}"
             try:
                 offer = await self._claims.look(delivery, fresh=False)
                 await self._claims.refuse(offer, Reason.ENGINE_ERROR, message)

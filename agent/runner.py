@@ -8,7 +8,6 @@ any two steps is repaired by the next delivery or the next start, and a finished
 from __future__ import annotations
 
 import asyncio
-import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -17,6 +16,7 @@ import structlog
 
 from agent.claims import Fenced
 from agent.core.container import container_config, working_directory
+from agent.core.crash import account_of
 from agent.core.outcome import (
     Outcome,
     StopCause,
@@ -93,8 +93,8 @@ class Runner:
             # A defect of ours must not cost the job its truthful end, nor the agent its life.
             except Exception as error:
                 log.exception("the agent failed at this job")
-                trace = "".join(traceback.format_exception(error))
-                message = f"the agent itself failed: {type(error).__name__}: {error}\n{trace}"
+                where = f"the log of {self._services.agent_id} says more"
+                message = f"the agent itself failed: {account_of(error)}; {where}"
                 outcome = Outcome(Event.FAIL, Reason.ENGINE_ERROR, message, None, crashed=True)
                 await put_away(self._engine, name)  # it may still run, and nobody would look after it
             self._holds.unreserve(hold.job)

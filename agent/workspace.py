@@ -7,8 +7,8 @@ that has none of these pays two looks at a folder, a few milliseconds together.
 At the end the checkpoint comes before the artifacts: when the machine is being taken away, it is what the next attempt
 goes on from. A store that does not answer is asked again for `store_patience_s` after the last thing that it took (for
 `STOPPED_PATIENCE_S` once the job has been told to stop; for as long as the broker itself is away if that is the store,
-since the outcome can't be recorded either; in no case longer than the machine is there). Whatever becomes of the files,
-what the job came to stays what it is.
+since the outcome can't be recorded either; in no case longer than the machine is there), and the record says so.
+Whatever becomes of the files, what the job came to stays what it is.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 
 import structlog
 
@@ -30,17 +31,15 @@ from agent.holds import Hold
 from agent.inputs import put_code, put_inputs
 from agent.ports import EngineError, EngineUnavailable, ImageInfo
 from agent.services import Services
+from agent.waiting import Waiting
 from launch.core.states import Event, Reason
 from launch.errors import BrokerError, StoreError, StoreUnavailable
-from launch.files import IN_NATS, Files, StoredArtifacts
+from launch.files import Files, StoredArtifacts
 from launch.subjects import ARTIFACTS_DIR
 
-STOPPED_PATIENCE_S = 30.0
 FILL_PATIENCE_S = 30.0
 """How long a store is waited for before an attempt that has not started gives up; it is tried again later. A broker
 that is away is waited for as long as it takes: nobody else could be told of the job either."""
-CROWD = 100
-"""Attempts that have ended and wait for their store make room for new ones: with more than this held, none waits."""
 RETRY_S = 1.0
 OPEN_MODE = 0o1777
 """Everybody may write, and remove only what is their own: as `/tmp`."""
@@ -103,10 +102,11 @@ class Workspace:
         """Store what the attempt left, now that its container has exited; the outcome, with what became of it."""
         stored: StoredArtifacts | None
         try:
-            async with self._while_there():
+            async with self._while_there(), Waiting(self._services, self._hold, self._files.where) as waiting:
                 if outcome.event is not Event.SUCCEED:
-                    await self._save_checkpoint()
-                stored = await self._store_artifacts()
+                    await self._save_checkpoint(waiting)
+                    waiting.begin()
+                stored = await self._store_artifacts(waiting)
                 if outcome.event is Event.SUCCEED:
                     await self._forget_checkpoints()
         except TimeoutError:
@@ -148,14 +148,13 @@ class Workspace:
 
     # -- at the end ---------------------------------------------------------------------------------------------------
 
-    async def _save_checkpoint(self) -> None:
-        patient = self._patience()
+    async def _save_checkpoint(self, waiting: Waiting) -> None:
         while True:
             try:
-                await self._checkpoints.save()
+                await self._checkpoints.save(last=True)
                 return
             except (StoreUnavailable, EngineUnavailable, TornArchive) as error:
-                if not patient(False):
+                if not waiting.goes_on("checkpoint", error, progress=False):
                     _log.warning("checkpoint lost", job=str(self._hold.job), error=error.message)
                     return
             except (StoreError, EngineError) as error:
@@ -170,7 +169,7 @@ class Workspace:
         except StoreError as error:
             _log.warning("old checkpoints not deleted", job=str(self._hold.job), error=error.message)
 
-    async def _store_artifacts(self) -> StoredArtifacts | None:
+    async def _store_artifacts(self, waiting: Waiting) -> StoredArtifacts | None:
         services = self._services
         paths = [path for path in self._hold.spec.artifacts if not f"{path}/".startswith(f"{ARTIFACTS_DIR}/")]
         if await self._touched():
@@ -187,7 +186,7 @@ class Workspace:
             max_files=services.settings.max_artifact_files,
             max_bytes=services.settings.max_artifact_bytes,
         )
-        return await work.store(self._patience())
+        return await work.store(partial(waiting.goes_on, "artifacts"))
 
     async def _touched(self) -> bool:
         """Whether there may be something in `$LAUNCH_ARTIFACTS`; most jobs leave nothing."""
@@ -200,24 +199,6 @@ class Workspace:
         return folder is not None and folder.modified != self._untouched
 
     # -- both -------------------------------------------------------------------------------------------------------
-
-    def _patience(self) -> Callable[[bool], bool]:
-        loop, hold = asyncio.get_running_loop(), self._hold
-        since_s = loop.time()
-
-        def patient(progress: bool) -> bool:
-            nonlocal since_s
-            away = self._files.where == IN_NATS and self._services.broker.connected_since is None
-            if progress or away:
-                since_s = loop.time()
-            limit_s = self._services.settings.store_patience_s
-            if hold.stop.done():
-                limit_s = min(limit_s, STOPPED_PATIENCE_S)
-            if len(self._services.holds) > CROWD:
-                limit_s = 0.0
-            return not hold.fenced and (progress or away or loop.time() - since_s < limit_s)
-
-        return patient
 
     @asynccontextmanager
     async def _while_there(self) -> AsyncIterator[None]:

@@ -91,7 +91,7 @@ async def measure(jobs: int) -> dict[str, Any]:
 
 async def _bare(session: aiohttp.ClientSession, times: StartTimes, spec: JobSpec, number: int) -> float:
     name = f"launch-bench-bare-{number}"
-    body = container_config(spec, JobId("bench-bare", number + 1), 1, "bench", "", ContainerPolicy(), ())
+    body = container_config(spec, JobId("bench-bare", number + 1), 1, "bench", "", ContainerPolicy(), (), env={})
     since = time.time_ns()
     async with session.post(f"{API}/containers/create", params={"name": name}, json=body) as answer:
         container = (await answer.json())["Id"]

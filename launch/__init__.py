@@ -35,7 +35,10 @@ if TYPE_CHECKING:
     from launch.errors import SpecError as SpecError
     from launch.errors import StoreError as StoreError
     from launch.errors import StoreUnavailable as StoreUnavailable
+    from launch.fetch import Fetched as Fetched
     from launch.fields import SecretRef as SecretRef
+    from launch.files import ArtifactFile as ArtifactFile
+    from launch.files import Manifest as Manifest
     from launch.handle import Job as Job
     from launch.job import CodeRef as CodeRef
     from launch.job import Input as Input
@@ -63,7 +66,10 @@ _HOMES = {
     "Shipped": "launch.code",
     "StoreError": "launch.errors",
     "StoreUnavailable": "launch.errors",
+    "Fetched": "launch.fetch",
     "SecretRef": "launch.fields",
+    "ArtifactFile": "launch.files",
+    "Manifest": "launch.files",
     "CodeRef": "launch.job",
     "Input": "launch.job",
     "Amount": "launch.core.capacity",

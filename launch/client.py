@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from launch.core.states import State
 from launch.errors import LaunchError, NotFound, Problem, SpecError
-from launch.handle import Job, unclaimed_record
+from launch.handle import Job
 from launch.job import JobSpec
 from launch.ports import Broker, Changed, Clock, QueueStatus
 from launch.presence import AgentPresence, AgentState
@@ -24,6 +24,7 @@ from launch.queue import QueueSpec
 from launch.record import JobRecord
 from launch.settings import Endpoint
 from launch.subjects import MAX_SPEC_BYTES, JobId, Priority
+from launch.unclaimed import unclaimed_record
 
 if TYPE_CHECKING:
     from launch.code import Progress, Shipped

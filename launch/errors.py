@@ -84,7 +84,14 @@ class StoreError(LaunchError):
 
 
 class StoreUnavailable(StoreError):
-    """A file store can't be reached, or did not answer in time. The operation may or may not have taken effect."""
+    """A file store can't be reached, did not answer in time, or the file was replaced while it was read.
+
+    To try again may help; the operation may or may not have taken effect.
+    """
+
+
+class StoreClosed(StoreError):
+    """A file store takes no file at all from us: it is full, access is denied, or it is not there."""
 
 
 class ServerError(LaunchError):

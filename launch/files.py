@@ -33,8 +33,8 @@ class StoredFile:
 class Files(Protocol):
     """A store. Memory stays flat whatever a file's size.
 
-    Every method raises `StoreUnavailable` when no answer comes, and `StoreError` when the store refuses (it is full,
-    access is denied).
+    Every method raises `StoreUnavailable` when no answer comes, `StoreClosed` when the store would refuse any file (it
+    is full, access is denied), and another `StoreError` when it refuses this one.
     """
 
     @property
@@ -95,7 +95,7 @@ class Manifest(BaseModel):
     stored_at: datetime
     files: tuple[ArtifactFile, ...] = ()
     left_out: tuple[str, ...] = ()
-    """Paths that are neither file nor folder (links, sockets, devices), up to 100 of them."""
+    """Paths that are neither file nor folder (links, sockets, devices), or that the store refused, up to 100."""
 
 
 class StoredArtifacts(BaseModel):

@@ -22,16 +22,15 @@ from launch.artifacts import matching, open_artifacts
 from launch.core.points import Seen
 from launch.core.states import Event, Reason, State
 from launch.core.why import Why
-from launch.errors import Conflict, LaunchError, NotFound, SpecError
+from launch.errors import Conflict, LaunchError, NotFound
 from launch.fetch import Fetched, Fetching, fetch
 from launch.files import Manifest
-from launch.job import JobSpec
 from launch.lines import LineJoiner, LogLine, Wanted
 from launch.points import Point
-from launch.ports import Broker, Changed, Clock, LogChunk, Message
+from launch.ports import Broker, Changed, Clock, LogChunk
 from launch.record import CancelRequest, JobRecord
-from launch.specfile import parse_job_json
 from launch.subjects import JobId
+from launch.unclaimed import unclaimed_record
 from launch.waiting import why_of
 
 T = TypeVar("T")
@@ -291,26 +290,6 @@ async def _end(tasks: Sequence[asyncio.Task[Any]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def unclaimed_record(message: Message) -> JobRecord:
-    """The record of a job that has none: queued, as it lies in its queue."""
-    spec: JobSpec | None
-    trouble = None
-    try:
-        spec = parse_job_json(message.body, source=str(message.job))
-    except SpecError as error:
-        spec, trouble = None, f"will be refused as invalid: {error.problems[0]}"
-    return JobRecord(
-        queue=message.job.queue,
-        seq=message.job.seq,
-        job_type=message.consumer.job_type,
-        priority=message.consumer.priority,
-        message=trouble,
-        spec=spec,
-        submitted_at=message.published_at,
-        updated_at=message.published_at,
-    )
 
 
 def _whoami() -> str:

@@ -35,7 +35,7 @@ _CONFIG = """\
 listen: "127.0.0.1:{port}"
 server_name: "launch-embedded"
 # What streams may reserve, not what they use; without it a part of the free disk, too little on a small one.
-jetstream {{ store_dir: {store}, max_file_store: 100GB }}
+jetstream {{ store_dir: {store}, max_file_store: 1TB }}
 max_payload: 8MB
 ports_file_dir: {ports}
 log_file: {log}

@@ -7,25 +7,21 @@ was found, what is allowed, and the known key that an unknown one resembles.
 
 from __future__ import annotations
 
-import difflib
-import itertools
 import json
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from launch.errors import Problem, SpecError
 from launch.fields import Spec
-from launch.job import JobSpec, Resources
-from launch.queue import AwsProvider, LocalProvider, QueueSpec
+from launch.job import JobSpec
+from launch.queue import QueueSpec
+from launch.spec_problems import found_text, keys_of, kind_of, lost_indentation, problems_of
 from launch.subjects import MAX_SPEC_BYTES
 
 S = TypeVar("S", bound=Spec)
-
-MAX_PROBLEMS = 20
-"""So many are described, the rest is counted: a body can hold thousands."""
 
 MAX_NODES = 20_000
 """A document that expands (by aliases) to more values than this is refused before it is built."""
@@ -43,7 +39,7 @@ def load_job_and_code(path: Path) -> tuple[JobSpec, Path | None]:
     if isinstance(tree, dict) and isinstance(tree.get("code"), str):
         text = tree.pop("code")
         if not text or "\0" in text:
-            raise SpecError(str(path), [Problem("code", _found(text), "allowed: a folder, relative to this file")])
+            raise SpecError(str(path), [Problem("code", found_text(text), "allowed: a folder, relative to this file")])
         folder = path.parent / Path(text).expanduser()
     return build(JobSpec, tree, source=str(path)), folder
 
@@ -83,7 +79,7 @@ def parse_job_json(body: bytes, *, source: str) -> JobSpec:
 def build(model: type[S], tree: object, *, source: str) -> S:
     """`tree` as a `model`; raises `SpecError` with every problem at once."""
     if not isinstance(tree, dict):
-        raise SpecError(source, [Problem("", f"found {_kind(tree)}", f"allowed: the keys {_keys(model)}")])
+        raise SpecError(source, [Problem("", f"found {kind_of(tree)}", f"allowed: the keys {keys_of(model)}")])
     try:
         json.dumps(tree, ensure_ascii=False).encode()
     except UnicodeEncodeError:
@@ -92,13 +88,13 @@ def build(model: type[S], tree: object, *, source: str) -> S:
         raise SpecError(source, [problem]) from None
     except RecursionError:
         raise SpecError(source, [Problem("", "found values nested too deeply", "allowed: a plain spec")]) from None
-    lost = _lost_indentation(model, tree)
+    lost = lost_indentation(model, tree)
     if lost:
         raise SpecError(source, [lost])
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        raise SpecError(source, _problems(model, error)) from None
+        raise SpecError(source, problems_of(model, error)) from None
 
 
 # -- reading --------------------------------------------------------------------------------------------------------
@@ -189,147 +185,3 @@ def _expanded_size(root: yaml.Node, limit: int) -> int:
         elif isinstance(node, yaml.SequenceNode):
             stack.extend(node.value)
     return count
-
-
-# -- explaining -----------------------------------------------------------------------------------------------------
-
-_ALLOWED = {
-    "int": "allowed: a whole number",
-    "float": "allowed: a number",
-    "bool": "allowed: true or false",
-    "tuple": "allowed: a list",
-    "dict": "allowed: keys with values",
-    "model": "allowed: keys with values",
-}
-
-
-def _problems(model: type[BaseModel], error: ValidationError) -> list[Problem]:
-    details = error.errors(include_url=False)
-    problems = [_problem(model, detail) for detail in details[:MAX_PROBLEMS]]
-    if len(details) > MAX_PROBLEMS:
-        more = len(details) - MAX_PROBLEMS
-        problems.append(Problem("", f"found {more} more like these", "allowed: a spec with none"))
-    return problems
-
-
-def _problem(model: type[BaseModel], detail: Any) -> Problem:
-    loc: tuple[Any, ...] = detail["loc"]
-    kind: str = detail["type"]
-    if kind != "extra_forbidden" and len(loc) > 1 and loc[-1] == "[key]":
-        loc = loc[:-1]  # pydantic's mark that the name of a key is meant, not its value
-    found = _found(detail["input"])
-    owner = _owner(model, loc)
-    where = ".".join(
-        str(part) or "''" for part in loc if part not in ("aws", "local", "static") or loc[0] != "provider"
-    )
-    if kind == "extra_forbidden":
-        key = str(loc[-1])
-        near = _nearest(key, list(owner.model_fields))
-        return Problem(where, "found an unknown key", f"allowed: {_keys(owner)}", near)
-    if kind == "invalid_key":
-        return Problem(
-            ".".join(map(str, loc[:-1])), f"found the key {str(loc[-1])[:80]!r}", "allowed: keys that are text"
-        )
-    if kind == "missing":
-        return Problem(where, "found nothing", f"allowed: a value ({_meaning(owner, loc)})")
-    if kind == "value_error":
-        text = str(detail["ctx"]["error"])
-        head, _, tail = text.partition("; ")
-        return Problem(where, head, tail)
-    if kind == "union_tag_invalid":
-        value = str(detail["ctx"]["tag"])
-        near = _nearest(value, ["aws", "local", "static"])
-        return Problem(f"{where}.type", _found(value), "allowed: aws, local or static", near)
-    if kind == "union_tag_not_found":
-        return Problem(f"{where}.type", "found nothing", "allowed: aws, local or static")
-    bounds = {"greater_than_equal": ("ge", "at least"), "less_than_equal": ("le", "at most")}
-    if kind in bounds:
-        name, words = bounds[kind]
-        return Problem(where, found, f"allowed: {words} {detail['ctx'][name]}")
-    base = kind.split("_", maxsplit=1)[0]
-    if base == "model" and len(loc) > 1:  # one of a list
-        return Problem(where, found, f"allowed: the keys {_keys(_owner(model, (*loc, '')))}")
-    return Problem(where, found, _ALLOWED.get(base, f"allowed: {detail['msg'].removeprefix('Input should be ')}"))
-
-
-def _kind(tree: object) -> str:
-    """What stands where a mapping should; both readers make strings of numbers."""
-    if tree is None:
-        return "nothing"
-    if isinstance(tree, bool):
-        return "true or false"
-    return "a list" if isinstance(tree, (list, tuple)) else "a string"
-
-
-def _nearest(text: str, known: list[str]) -> str | None:
-    """The one of `known` (all lower case) that `text` resembles most, whatever its case; None if none does."""
-    return next(iter(difflib.get_close_matches(text.lower(), known, n=1, cutoff=0.6)), None)
-
-
-def _found(value: object) -> str:
-    if value is None:
-        return "found nothing"
-    if isinstance(value, dict):
-        return "found keys with values"
-    if isinstance(value, (list, tuple)):
-        return "found a list"
-    text = str(value)
-    return f"found '{text if len(text) <= 60 else text[:57] + '...'}'"
-
-
-def _owner(model: type[BaseModel], loc: tuple[Any, ...]) -> type[BaseModel]:
-    """The model that the last part of `loc` is (or would be) a key of."""
-    current = model
-    for part in loc[:-1]:
-        field = current.model_fields.get(str(part))
-        candidates = _models(field.annotation) if field is not None else []
-        if len(candidates) == 1:
-            current = candidates[0]
-        elif candidates:
-            tags = {str(c.model_fields["type"].default): c for c in candidates if "type" in c.model_fields}
-            current = tags.get(str(loc[loc.index(part) + 1]), current)
-    return current
-
-
-def _models(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [found for arg in get_args(annotation) for found in _models(arg)]
-
-
-def _keys(model: type[BaseModel]) -> str:
-    return ", ".join(model.model_fields)
-
-
-def _meaning(owner: type[BaseModel], loc: tuple[Any, ...]) -> str:
-    field = owner.model_fields.get(str(loc[-1]))
-    text = (field.description or "") if field else ""
-    return text.rstrip(".") or "it is required"
-
-
-def _lost_indentation(model: type[BaseModel], tree: dict[Any, Any]) -> Problem | None:
-    """An empty section followed by its contents at top level: say that, not "unknown key" a dozen times."""
-    strays = [str(key) for key in tree if key not in model.model_fields]
-    if not strays:
-        return None
-    empty = [str(key) for key, value in tree.items() if value is None]
-    inside: dict[str, set[str]] = {"resources": set(Resources.model_fields)}
-    for section in empty:
-        if section == "env":
-            names = [str(key) for key in tree]
-            below = itertools.takewhile(lambda key: key in strays, names[names.index(section) + 1 :])
-            fallen = sorted({*below, *(key for key in strays if key.isupper())}, key=names.index)
-        elif section in inside:
-            fallen = [key for key in strays if key in inside[section]]
-        elif section == "provider":
-            known = {*AwsProvider.model_fields, *LocalProvider.model_fields}
-            fallen = [key for key in strays if key in known]
-        else:
-            fallen = []
-        if fallen:
-            return Problem(
-                section,
-                f"found nothing below it, and {', '.join(fallen)} at top level: the indentation was lost",
-                f"allowed: {section}: with {fallen[0]} and the like indented by two spaces below it",
-            )
-    return None

@@ -17,11 +17,11 @@ import structlog
 
 from launch.core.states import Event, Reason, State
 from launch.errors import LaunchError
-from launch.handle import unclaimed_record
 from launch.ports import Broker, Clock
 from launch.presence import AgentState
 from launch.queue import QueueSpec
 from launch.subjects import JobId
+from launch.unclaimed import unclaimed_record
 from scaler.core import ledger as ledgers
 from scaler.core.instance import StopMode
 from scaler.core.plan import Launch, Plan, Refuse, Stop, plan

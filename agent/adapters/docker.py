@@ -244,7 +244,7 @@ class DockerEngine(EngineLink):
                 said = await reply.text()
                 if not reply.ok:
                     raise DockerError(reply.status, message_of(said))
-                return usage_of(json.loads(said))
+                return usage_of(json.loads(said)) if said.strip() else None  # it ended while it was looked at
 
     def _container(self, container: str) -> DockerContainer:
         return self._client().containers.container(quote(container, safe=""))

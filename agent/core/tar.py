@@ -6,6 +6,7 @@ Pax and GNU long names are understood; sparse formats are not (the engine writes
 
 from __future__ import annotations
 
+import re
 import tarfile
 from dataclasses import dataclass
 from enum import StrEnum
@@ -18,6 +19,7 @@ MAX_EXTRA_BYTES: Final = 1024**2
 
 _LONG: Final = {tarfile.GNUTYPE_LONGNAME: "path", tarfile.GNUTYPE_LONGLINK: "linkpath"}
 _PAX: Final = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SPARSE: Final = "the archive has a sparse entry, which is not understood"
 
 
@@ -171,9 +173,10 @@ def _header_of(path: str, kind: bytes, size: int, mode: int) -> bytes:
 def clean_path(path: str) -> str | None:
     r"""A relative path as text that can be written anywhere; None for one that climbs out, or names nothing.
 
-    Bytes that are no UTF-8 become `\xNN`.
+    Bytes that are no UTF-8 become `\xNN`, and so do control characters, which not every store takes in a name.
     """
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if not parts or ".." in parts or "\0" in path:
         return None
-    return "/".join(parts).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    text = "/".join(parts).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return text if text.isprintable() else _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)

@@ -90,7 +90,7 @@ def _remarks(found: Artifacts) -> None:
     if found.manifest.left_out:
         some = ", ".join(map(harmless, found.manifest.left_out[:5]))
         more = ", …" if len(found.manifest.left_out) > 5 else ""
-        note(f"left out, being neither file nor folder: {some}{more}")
+        note(f"left out, being neither file nor folder, or refused by the store: {some}{more}")
 
 
 @contextmanager

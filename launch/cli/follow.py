@@ -113,17 +113,23 @@ async def print_lines(
     *,
     attempt: int | None = None,
     shown: Shown = Shown(),
-) -> None:
-    """Write lines as they come; those of any attempt but the first, or `attempt`, after a line that says so."""
+) -> bool:
+    """Write lines as they come; those of any attempt but the first, or `attempt`, after a line that says so.
+
+    Says whether there was any.
+    """
     current = attempt
-    coloured = False
+    coloured = printed = cut = False
     try:
         async for line in lines:
             if shown.grep is not None and shown.grep.search(line.text) is None:
                 continue
             if waiting:
                 waiting.hide()
+            printed = True
             if current is not None and line.attempt != current and not shown.json:
+                if cut and sys.stderr.isatty():
+                    sys.stderr.write("\n")  # the last attempt's output ended within a line
                 note(f"--- attempt {line.attempt} ---")
             current = line.attempt
             if shown.json:
@@ -134,13 +140,17 @@ async def print_lines(
             if stream.isatty():
                 text = harmless(text)
                 coloured = coloured or "\x1b" in text
+            cut = line.partial and stream.isatty()
             stream.write(text if line.partial else f"{text}\n")
             stream.flush()
     finally:
         if waiting:
             waiting.hide()
+            if cut and sys.stderr.isatty():
+                sys.stderr.write("\n")  # more is said behind this
         if coloured:
             sys.stderr.write("\x1b[0m")
+    return printed
 
 
 async def _explain(client: Client, job: Job, waiting: Waiting) -> None:

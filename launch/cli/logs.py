@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from launch.cli.options import JobArgument, ServerOption
+from launch.cli.output import note
 from launch.cli.session import with_client
 
 if TYPE_CHECKING:
@@ -49,7 +50,11 @@ def logs(
 
         lines = client.job(job).logs(follow=follow, tail=tail, since=moment, attempt=attempt)
         async with aclosing(lines):
-            await print_lines(lines, attempt=attempt, shown=shown)
+            printed = await print_lines(lines, attempt=attempt, shown=shown)
+        if attempt is not None and not printed:
+            tried = (await client.job(job).record()).attempt
+            if attempt > tried:
+                note(f"{job} has no attempt {attempt}; there are: {f'1 to {tried}' if tried else 'none'}")
 
     with_client(ctx, server, main)
 

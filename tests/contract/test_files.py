@@ -10,7 +10,7 @@ from contextlib import aclosing
 
 import pytest
 
-from launch.errors import NotFound, StoreError, StoreUnavailable
+from launch.errors import NotFound, StoreClosed, StoreError, StoreUnavailable
 from launch.files import Files, StoredFile
 from tests.contract.files_world import FakeFilesWorld, FilesWorld, NatsFilesWorld, S3FilesWorld, pieces
 
@@ -200,7 +200,7 @@ async def test_a_full_store_refuses(world: FilesWorld, store: Files) -> None:
     if not world.can_be_full:
         pytest.skip("S3 never is")
     await world.limit(1_000_000)
-    with pytest.raises(StoreError, match="full") as caught:
+    with pytest.raises(StoreClosed, match="full") as caught:
         await store.put("f", pieces(bytes(3_000_000)))
     assert not isinstance(caught.value, StoreUnavailable)
     assert await store.info("f") is None

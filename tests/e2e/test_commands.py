@@ -74,7 +74,8 @@ def test_logs_of_a_finished_and_of_a_running_job(working: World, queue_name: str
     assert done.out == [*map(str, range(1, 101)), "end"]
     assert done.err == ["last"]
     assert len(working.run("logs", job, "--tail", "3").out + done.err) <= 4
-    assert working.run("logs", job, "--attempt", "2").out == []
+    other = working.run("logs", job, "--attempt", "2")
+    assert (other.out, other.err) == ([], [f"launch: {job} has no attempt 2; there are: 1 to 1"])
     running = submit(working, queue_name, busybox_image, "sh", "-c", "echo now; sleep 300")
     follower = working.start("logs", "-f", running)
     assert follower.until("now") == "now"

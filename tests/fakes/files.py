@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from contextlib import asynccontextmanager
 
-from launch.errors import BrokerUnavailable, NotFound, StoreError, StoreUnavailable
+from launch.errors import BrokerUnavailable, NotFound, StoreClosed, StoreError, StoreUnavailable
 from launch.files import IN_NATS, StoredFile
 from tests.fakes.broker_link import Link
 
@@ -67,7 +67,7 @@ class FakeFiles:
             async with self._request():
                 taken += piece
             if kept + len(taken) > self._shelf.max_bytes:
-                raise StoreError(f"store {name}: the store is full")
+                raise StoreClosed(f"store {name}: the store is full")
         async with self._request():
             self._shelf.files[name] = bytes(taken)
         return self._stored(name)

@@ -122,6 +122,10 @@ async def test_limits_user_and_environment_are_seen_from_inside(lab: Lab) -> Non
         "LAUNCH_QUEUE": lab.queue,
         "LAUNCH_JOB_TYPE": "look",
         "LAUNCH_ATTEMPT": "1",
+        "LAUNCH_ARTIFACTS": "/launch/artifacts",
+        "LAUNCH_CHECKPOINT": "/launch/checkpoint",
+        "LAUNCH_INPUTS": "/launch/inputs",
+        "LAUNCH_METRICS": "/launch/metrics/metrics.jsonl",
         "NVIDIA_VISIBLE_DEVICES": "void",
     }
 

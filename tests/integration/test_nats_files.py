@@ -19,7 +19,7 @@ from launch.adapters.nats import NatsBroker, connect, objects
 from launch.adapters.nats.connection import Connection
 from launch.adapters.nats.objects import NatsFiles
 from launch.adapters.nats.streams import ARTIFACTS_MAX_BYTES, GIB, logs_stream_config, metrics_stream_config
-from launch.errors import StoreError
+from launch.errors import StoreClosed, StoreError
 from launch.subjects import ARTIFACTS_STORE, CODE_STORE, object_stream
 from tests.contract.broker_world import queue_spec
 from tests.contract.files_world import NatsFilesWorld, pieces
@@ -90,7 +90,7 @@ async def test_a_server_without_room_for_stores_still_serves(
     room = logs_stream_config(1)["max_bytes"] + metrics_stream_config(1)["max_bytes"] + GIB // 8
     small = f'jetstream {{ store_dir: "{tmp_path / "small"}", max_file_store: {room} }}'
     broker = await connect(fresh_nats(config=small).url, name="test")
-    with pytest.raises(StoreError, match=r"no object store 'artifacts'.*max_file_store"):
+    with pytest.raises(StoreClosed, match=r"no object store 'artifacts'.*max_file_store"):
         await broker.artifacts.put("a", pieces(b"data"))
     await broker.close()
 

@@ -143,7 +143,7 @@ class Losing:
     def __init__(self, logs: Logs) -> None:
         self._logs = logs
         self.lose = 0
-        self.last_seq, self.read, self.tail = logs.last_seq, logs.read, logs.tail
+        self.last_seq, self.read, self.tail, self.before = logs.last_seq, logs.read, logs.tail, logs.before
         self.max_chunk_bytes = logs.max_chunk_bytes
 
     async def append(self, job: JobId, chunks: Sequence[LogChunk]) -> None:

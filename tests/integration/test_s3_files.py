@@ -15,7 +15,7 @@ from botocore.exceptions import ClientError
 from launch.adapters.s3 import S3Client, S3Files
 from launch.adapters.s3.client import translated
 from launch.adapters.s3.multipart import MAX_PARTS, PART_BYTES, part_bytes_for
-from launch.errors import NotFound, StoreError, StoreUnavailable
+from launch.errors import NotFound, StoreClosed, StoreError, StoreUnavailable
 from tests.contract.files_world import S3FilesWorld, pieces
 from tests.support.moto import MotoServer
 
@@ -174,7 +174,7 @@ async def test_a_file_that_is_replaced_while_it_is_read_is_told(world: S3FilesWo
         await world.cut()
         await asyncio.to_thread(world.plain.put_object, Bucket=world.bucket, Key=KEY, Body=DATA[::-1])
         await world.mend()
-        with pytest.raises(StoreError, match="replaced"):
+        with pytest.raises(StoreUnavailable, match="replaced"):
             await drained(chunks)
 
 
@@ -204,7 +204,7 @@ async def test_stores_share_a_client(world: S3FilesWorld) -> None:
 async def test_a_bucket_that_is_not_there(world: S3FilesWorld) -> None:
     store = S3Files("s3://no-such-bucket-anywhere/p")
     for trying in (store.put("a", pieces(b"data")), store.list(""), store.put("b", pieces(DATA))):
-        with pytest.raises(StoreError, match="there is no such bucket") as caught:
+        with pytest.raises(StoreClosed, match="there is no such bucket") as caught:
             await trying
         assert "make it" in str(caught.value)
         assert "s3://no-such-bucket-anywhere/p" in str(caught.value)
@@ -217,7 +217,7 @@ async def test_no_credentials(world: S3FilesWorld, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
     monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
     store = S3Files(f"s3://{world.bucket}")
-    with pytest.raises(StoreError, match="there are no AWS credentials") as caught:
+    with pytest.raises(StoreClosed, match="there are no AWS credentials") as caught:
         await store.put("a", pieces(b"data"))
     assert not isinstance(caught.value, StoreUnavailable)
     assert "AWS_ACCESS_KEY_ID" in str(caught.value)
@@ -235,7 +235,7 @@ async def test_a_profile_that_is_not_there(world: S3FilesWorld, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("code", "status", "kind", "says"),
     [
-        ("AccessDenied", 403, StoreError, "access denied"),
+        ("AccessDenied", 403, StoreClosed, "access denied"),
         ("403", 403, StoreError, "s3:PutObject|PutObject"),
         ("SlowDown", 503, StoreUnavailable, "SlowDown"),
         ("InternalError", 500, StoreUnavailable, "InternalError"),

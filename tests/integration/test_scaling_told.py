@@ -20,12 +20,13 @@ from launch.client import Client
 from launch.core.capacity import Amount
 from launch.core.cost import BOOTING, IDLE, costs
 from launch.core.states import State
-from launch.handle import Job, unclaimed_record
+from launch.handle import Job
 from launch.job import JobSpec
 from launch.ports import Broker
 from launch.presence import AgentPresence
 from launch.queue import QueueSpec
 from launch.scaling import InstanceReport, InstanceStage, ScalingReport
+from launch.unclaimed import unclaimed_record
 from scaler import main
 from scaler.adapters.local import LocalProvider
 from scaler.core.lives import STOPPED

@@ -297,6 +297,16 @@ async def test_a_checkpoint_goes_from_attempt_to_attempt_until_the_job_succeeds(
     assert [await has_checkpoint(lab, job, record, attempt) for attempt in (1, 2, 3)] == [False] * 3
 
 
+async def test_a_checkpoint_that_is_written_over_in_place_is_saved_at_the_end(lab: Lab) -> None:
+    """The folder does not change by that: only what is in its file does."""
+    add = "cd $LAUNCH_CHECKPOINT; touch log; cat log; echo $LAUNCH_ATTEMPT >>log; [ $LAUNCH_ATTEMPT = 4 ]"
+    async with lab.agent():
+        job = await lab.submit(**sh(add, retries=3))
+        record = await lab.ended(job)
+    assert (record.state, record.attempt) == (State.SUCCEEDED, 4)
+    assert await lab.output(job) == b"1\n1\n2\n1\n2\n3\n"
+
+
 async def test_the_last_checkpoint_of_a_failed_job_is_kept(lab: Lab) -> None:
     async with lab.agent():
         job = await lab.submit(**sh(f"{ONE_MORE}; exit 1", retries=1))

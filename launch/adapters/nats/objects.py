@@ -29,7 +29,7 @@ from launch.adapters.nats.connection import Connection, header_of, parse_time
 from launch.adapters.nats.failures import MESSAGE_NOT_FOUND, STREAM_FULL, STREAM_NOT_FOUND, ApiError, NobodyAnswered
 from launch.adapters.nats.reader import read_stream
 from launch.adapters.nats.upload import Upload
-from launch.errors import BrokerError, BrokerUnavailable, NotFound, StoreError, StoreUnavailable
+from launch.errors import BrokerError, BrokerUnavailable, NotFound, StoreClosed, StoreError, StoreUnavailable
 from launch.files import IN_NATS, StoredFile
 from launch.ports import Synced
 
@@ -134,7 +134,7 @@ class NatsFiles:
         with self._translated(f"read {name}"):
             now = await self._meta(name)
         if now is None or now.nuid != meta.nuid:
-            raise StoreError(f"'{name}' was replaced while it was read", hint="read it again")
+            raise StoreUnavailable(f"'{name}' was replaced while it was read", hint="read it again")
         raise StoreError(
             f"'{name}' is damaged in the store '{self._store}': its checksum is wrong ({size} of {meta.size} bytes)"
         )
@@ -278,13 +278,13 @@ class NatsFiles:
             raise StoreUnavailable(f"{what}: {error.message}", hint=error.hint) from error
         except ApiError as error:
             if error.err_code in STREAM_FULL:
-                raise StoreError(
+                raise StoreClosed(
                     f"{what}: the store '{self._store}' in NATS is full",
                     hint=f"delete what is no longer needed, raise max_bytes of the stream {self._stream}, "
                     "or keep artifacts in S3 (artifacts: s3://bucket/prefix in the queue's file)",
                 ) from error
             if error.err_code in (STREAM_NOT_FOUND, MESSAGE_NOT_FOUND):
-                raise StoreError(
+                raise StoreClosed(
                     f"{what}: there is no object store '{self._store}' in NATS",
                     hint="one is made at the next connect, if the server has room: see its max_file_store",
                 ) from error

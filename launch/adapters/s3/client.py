@@ -28,7 +28,7 @@ from botocore.exceptions import (
 )
 from botocore.session import Session as PlainSession
 
-from launch.errors import NotFound, StoreError, StoreUnavailable
+from launch.errors import NotFound, StoreClosed, StoreError, StoreUnavailable
 
 FALLBACK_REGION = "us-east-1"
 """S3 itself tells where a bucket is; a client needs some region to ask."""
@@ -94,7 +94,7 @@ class S3Client:
         self._client: Any = None
 
     async def get(self) -> Any:
-        """The vendor's client. Raises `StoreError` if none can be made."""
+        """The vendor's client. Raises `StoreClosed` if none can be made."""
         async with self._opening:
             if self._client is None:
                 try:
@@ -102,7 +102,7 @@ class S3Client:
                     client = session.client("s3", config=config)
                     self._client = await self._stack.enter_async_context(client)
                 except (BotoCoreError, ValueError) as error:
-                    raise StoreError(f"no S3 client can be made: {error}", hint=_hint_of(error)) from error
+                    raise StoreClosed(f"no S3 client can be made: {error}", hint=_hint_of(error)) from error
         return self._client
 
     async def close(self) -> None:
@@ -158,9 +158,10 @@ def translated(what: str, where: str) -> Iterator[None]:
         if code == "NoSuchKey":
             raise NotFound(f"{what}: it is not in {where}") from error
         words = _WORDS.get(code) or f"{code} {said}".strip()
-        raise StoreError(f"{what} in {where}: {words}", hint=_HINTS.get(code)) from error
+        kind = StoreClosed if code in _WORDS or code in _HINTS else StoreError
+        raise kind(f"{what} in {where}: {words}", hint=_HINTS.get(code)) from error
     except (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError, ProfileNotFound) as error:
-        raise StoreError(f"{what} in {where}: {_first_line(error)}", hint=_hint_of(error)) from error
+        raise StoreClosed(f"{what} in {where}: {_first_line(error)}", hint=_hint_of(error)) from error
     except TRANSPORT_ERRORS as error:
         raise StoreUnavailable(f"{what} in {where}: {_first_line(error)}") from error
     except BotoCoreError as error:

@@ -20,7 +20,7 @@ from botocore.exceptions import ClientError
 from launch.adapters.chunking import chunked
 from launch.adapters.s3.client import TRANSPORT_ERRORS, S3Client, code_of, is_missing, translated
 from launch.adapters.s3.multipart import Multipart, part_bytes_for
-from launch.errors import StoreError
+from launch.errors import StoreError, StoreUnavailable
 from launch.files import StoredFile
 
 NAME_LIMIT = 1024
@@ -118,7 +118,9 @@ class S3Files:
                             yield piece
                 except ClientError as error:
                     if code_of(error) in ("PreconditionFailed", "412"):
-                        raise StoreError(f"'{name}' was replaced while it was read", hint="read it again") from error
+                        raise StoreUnavailable(
+                            f"'{name}' was replaced while it was read", hint="read it again"
+                        ) from error
                     raise
                 except TRANSPORT_ERRORS:
                     if offset == before:

@@ -85,7 +85,7 @@ class Chaos(Lab):
 
     async def told(self, job: JobId, attempt: int = 1, number: str = "USR1") -> None:
         """Send a job's container a signal, past its agent."""
-        run = next(run for run in self.runs.of(job) if run.attempt == attempt)
+        run = await self.runs.started(job, attempt)  # the record may say so before the engine's events do
         await asyncio.to_thread(engine.call, "POST", f"/containers/{run.container}/kill", {"signal": number})
 
     async def nothing_left(self) -> None:

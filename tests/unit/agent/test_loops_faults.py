@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 import pytest
+from structlog.testing import capture_logs
 
 from launch.core.retry import MAX_CRASHES, MAX_INTERRUPTIONS
 from launch.core.states import Reason, State
@@ -408,7 +410,10 @@ async def test_a_job_that_breaks_our_own_code_is_set_aside_the_third_time() -> N
         await world.journal.until("term")
     assert (record.state, record.reason, record.attempt) == (State.FAILED, Reason.ENGINE_ERROR, 0)
     assert record.message is not None
-    assert record.message.startswith("the agent failed 3 times at this job: ZeroDivisionError: a defect\nTraceback")
+    said = (
+        r"the agent failed 3 times at this job: ZeroDivisionError: a defect, at agent\.\w+:\d+; the log of .* says more"
+    )
+    assert re.fullmatch(said, record.message)
     assert deliveries(world, bad) == 0
     assert world.journal.count_of("nak") == MAX_CRASHES - 1
     assert world.waiting() == 0
@@ -446,11 +451,12 @@ async def test_a_defect_in_the_run_of_a_job_is_its_outcome_and_not_the_agents_en
         assert not any(found.name.endswith("-1") for found in world.engine.containers.values())
     assert (queued.reason, queued.interruptions) == (Reason.ENGINE_ERROR, 1)
     assert queued.message is not None
-    assert "the agent itself failed: " in queued.message
+    assert re.match(r"the agent itself failed: ZeroDivisionError: a defect, at agent\.\w+:\d+; the log", queued.message)
+    assert "\n" not in queued.message
 
 
 @simulated
-async def test_a_job_that_breaks_the_agent_each_time_is_set_aside_with_the_traceback() -> None:
+async def test_a_job_that_breaks_the_agent_each_time_is_set_aside_and_the_traceback_is_in_the_log() -> None:
     world = make_world()
     async with world.agent() as worker:
 
@@ -459,14 +465,16 @@ async def test_a_job_that_breaks_the_agent_each_time_is_set_aside_with_the_trace
                 raise ZeroDivisionError("a defect")
 
         worker.records.before_write = always_break
-        record = await world.ended(world.submit(command=HOLD))
-        await world.journal.until("ack")
+        with capture_logs() as logs:
+            record = await world.ended(world.submit(command=HOLD))
+            await world.journal.until("ack")
         assert world.engine.containers == {}
         assert not worker.task.done()
     assert (record.state, record.reason, record.attempt, record.crashes) == (State.FAILED, Reason.ENGINE_ERROR, 3, 3)
     assert record.message is not None
-    assert "ZeroDivisionError: a defect" in record.message
-    assert "always_break" in record.message
+    assert "ZeroDivisionError: a defect, at agent." in record.message
+    assert "\n" not in record.message
+    assert sum(entry["event"] == "the agent failed at this job" and entry["exc_info"] for entry in logs) == 3
 
 
 @simulated

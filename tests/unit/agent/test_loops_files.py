@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterable, Callable
 from datetime import UTC, datetime
 
 import pytest
 
+from agent.artifacts import AT_A_TIME, MAX_REFUSALS
 from agent.core.outcome import StopCause
 from agent.ports import EngineError
 from launch.core.states import Reason, State
-from launch.files import ArtifactFile, Manifest, StoredArtifacts
+from launch.errors import BrokerUnavailable, StoreClosed, StoreError, StoreUnavailable
+from launch.files import ArtifactFile, Files, Manifest, StoredArtifacts, StoredFile
 from launch.record import JobRecord
+from launch.stores import Stores
 from launch.subjects import JobId, artifact_name, checkpoint_name, manifest_name
 from tests.fakes.engine import Script
+from tests.fakes.files import FakeFiles
 from tests.unit.agent.worlds import HOLD, IMAGE, QUEUE, World, make_world, simulated
 
 LEAVES = Script(leaves={"/launch/artifacts/a": b"one", "/launch/artifacts/deep/b": b"2" * 400_000})
@@ -82,6 +87,170 @@ async def test_a_full_store_leaves_the_end_as_it_is_and_says_so() -> None:
     assert record.artifacts.error is not None
     assert "full" in record.artifacts.error
     assert record.message == f"exited with code 0; artifacts: {record.artifacts.error}"
+
+
+class Store(FakeFiles):
+    """A store in S3 that answers as the test says, file by file; names what it was asked to take."""
+
+    def __init__(self, world: World, answer: Callable[[str], StoreError | None]) -> None:
+        super().__init__(world.server.artifacts, where="s3://bucket")
+        self._answer = answer
+        self.asked: list[str] = []
+
+    async def put(self, name: str, data: AsyncIterable[bytes], *, size: int | None = None) -> StoredFile:
+        path = name.partition("/files/")[2] or name.rpartition("/")[2]
+        self.asked.append(path)
+        error = self._answer(path)
+        if error is not None:
+            async for _ in data:
+                break  # half-way
+            raise error
+        return await super().put(name, data, size=size)
+
+
+def keep_in(monkeypatch: pytest.MonkeyPatch, store: Store) -> None:
+    async def opened(_: Stores, where: str) -> Files:
+        return store
+
+    monkeypatch.setattr(Stores, "open", opened)
+
+
+@simulated
+async def test_the_record_says_that_a_store_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = make_world()
+    world.engine.scripts["x",] = LEAVES
+    away = True
+    store = Store(world, lambda path: StoreUnavailable("no route to bucket") if away and path != "a" else None)
+    keep_in(monkeypatch, store)
+    async with world.agent():
+        job = world.submit(command=["x"])
+        record = await world.until(job, lambda record: record.state is State.RUNNING and bool(record.message))
+        said = "its container has exited; waiting for s3://bucket to take its artifacts: no route to bucket"
+        assert record.message == said
+        writes = world.journal.count_of("record")
+        await asyncio.sleep(300)
+        assert world.journal.count_of("record") == writes, "it is said once"
+        away = False
+        record = await world.ended(job)
+    assert (record.state, record.message) == (State.SUCCEEDED, "exited with code 0")
+    assert stored(world, record) == {"a": b"one", "deep/b": b"2" * 400_000}
+
+
+@simulated
+async def test_news_that_the_broker_does_not_take_hold_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = make_world()
+    world.engine.scripts["x",] = LEAVES
+    since_s = asyncio.get_running_loop().time()
+
+    def answer(_: str) -> StoreError | None:
+        return StoreUnavailable("no") if asyncio.get_running_loop().time() - since_s < 100 else None
+
+    keep_in(monkeypatch, Store(world, answer))
+    async with world.agent() as worker:
+
+        async def refuse_news(record: JobRecord) -> None:
+            if record.message is not None and "waiting" in record.message:
+                raise BrokerUnavailable("not now")
+
+        worker.records.before_write = refuse_news
+        record = await world.ended(world.submit(command=["x"]))
+    assert (record.state, record.message) == (State.SUCCEEDED, "exited with code 0")
+    assert asyncio.get_running_loop().time() - since_s < 115
+
+
+@simulated
+async def test_an_attempt_that_learns_by_its_news_that_it_was_taken_over_stops_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = make_world()
+    world.engine.scripts["x",] = LEAVES
+    keep_in(monkeypatch, Store(world, lambda _: StoreUnavailable("no")))
+    async with world.agent() as worker:
+
+        async def taken_over(record: JobRecord) -> None:
+            if record.message is not None and "waiting" in record.message:
+                known = await world.client.records.get(record.id)
+                assert known is not None
+                worker.records.before_write = _pass_by
+                other = known.value.model_copy(update={"agent": "other", "attempt": 2})
+                await world.client.records.update(other, known.revision)
+
+        worker.records.before_write = taken_over
+        job = world.submit(command=["x"])
+        await world.journal.until("remove")
+        known = await world.client.records.get(job)
+    assert known is not None
+    assert (known.value.agent, known.value.attempt, known.value.message) == ("other", 2, None)
+
+
+async def _pass_by(_: JobRecord) -> None:
+    pass
+
+
+@simulated
+async def test_one_file_that_the_store_refuses_is_left_out_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = make_world()
+    names = ["a", "deep/b", "deep/c", "z"]
+    world.engine.scripts["x",] = Script(leaves={f"/launch/artifacts/{name}": b"x" * 400_000 for name in names})
+    first = True
+
+    def answer(path: str) -> StoreError | None:
+        nonlocal first
+        if path == "z" and first:
+            first = False
+            return StoreUnavailable("come back")
+        return StoreError("store it: the name is not allowed") if path == "deep/b" else None
+
+    store = Store(world, answer)
+    keep_in(monkeypatch, store)
+    async with world.agent():
+        record = await world.ended(world.submit(command=["x"]))
+    assert sorted(stored(world, record)) == ["a", "deep/c", "z"]
+    assert store.asked.count("deep/b") == 1, "it is not asked for again"
+    assert record.artifacts is not None
+    assert record.artifacts.error == "'deep/b' was refused: store it: the name is not allowed"
+    assert record.message == f"exited with code 0; artifacts: {record.artifacts.error}"
+    assert listed(world, record).left_out == ("deep/b",)
+
+
+def listed(world: World, record: JobRecord) -> Manifest:
+    name = manifest_name(record.id, record.submitted_at, record.attempt)
+    return Manifest.model_validate_json(world.server.artifacts.files[name])
+
+
+@simulated
+async def test_a_store_that_refuses_one_file_after_the_other_is_not_asked_for_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = make_world()
+    leaves = {f"/launch/artifacts/{number:03}": b"x" for number in range(300)}
+    world.engine.scripts["x",] = Script(leaves=leaves)
+    refused = {f"{number:03}" for number in range(100, 300)}
+    store = Store(world, lambda path: StoreError("no " * 1000) if path in refused else None)
+    keep_in(monkeypatch, store)
+    async with world.agent():
+        record = await world.ended(world.submit(command=["x"]))
+    assert len(stored(world, record)) == 100
+    assert MAX_REFUSALS <= len(refused.intersection(store.asked)) < MAX_REFUSALS + AT_A_TIME
+    assert record.artifacts is not None
+    assert record.artifacts.error is not None
+    assert record.artifacts.error.startswith("'100' was refused: no no")
+    assert record.artifacts.error.endswith("more were refused; the rest was not tried")
+    assert len(record.artifacts.error) < 2000
+
+
+@simulated
+async def test_a_store_that_would_refuse_any_file_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = make_world()
+    leaves = {f"/launch/artifacts/{number}": b"x" * 400_000 for number in range(10)}
+    world.engine.scripts["x",] = Script(leaves=leaves)
+    store = Store(world, lambda path: StoreClosed("access denied") if path != "0" else None)
+    keep_in(monkeypatch, store)
+    async with world.agent():
+        record = await world.ended(world.submit(command=["x"]))
+    assert store.asked == ["0", "1", "manifest.json"]
+    assert record.artifacts is not None
+    assert record.artifacts.error == "access denied"
 
 
 @pytest.mark.parametrize("gate", ["get", "stat"])

@@ -138,6 +138,7 @@ def test_what_is_made_is_what_others_read(files: list[tuple[str, bytes]]) -> Non
         (".", None),
         ("a\0b", None),
         ("caf\udce9", "caf\\xe9"),
+        ("a\nb/\x1b[2J", "a\\x0ab/\\x1b[2J"),
     ],
 )
 def test_a_path_stays_where_it_is_put(path: str, clean: str | None) -> None:

@@ -10,9 +10,9 @@ from datetime import timedelta
 import pytest
 
 from launch.core.states import Event, Reason, State
-from launch.handle import unclaimed_record
 from launch.presence import AgentPresence, AgentState
 from launch.queue import QueueSpec
+from launch.unclaimed import unclaimed_record
 from scaler.core.instance import Instance, InstanceState
 from scaler.core.plan import Stop
 from scaler.loop import QueueLoop
