@@ -12,10 +12,11 @@ AGENT_IMAGE ?= nats-launch/agent:latest
 AGENT_BASE ?= python:3.11-slim
 PYTEST_ARGS ?=
 SOAK_ARGS ?=
+FAULT_ARGS ?=
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup lint format test demo bench soak image schemas lock clean
+.PHONY: help setup lint format test demo bench soak faults image schemas lock clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +56,9 @@ bench: setup ## measure starts, latency and the idle agent
 
 soak: setup ## a few hundred jobs under random faults; SOAK_ARGS such as "--jobs 1000 --seed 7"
 	.ci/engine run -- $(BIN)/python -m bench.soak $(SOAK_ARGS)
+
+faults: setup ## the scaler on EC2 with faults, by seeds; FAULT_ARGS such as "--seeds 200"
+	$(BIN)/python -m tests.integration.aws_faults $(FAULT_ARGS)
 
 image: setup ## the agent image; AGENT_BASE and AGENT_IMAGE name the base and the result
 	.ci/engine run -- .ci/agent-image "$(AGENT_BASE)" "$(AGENT_IMAGE)"

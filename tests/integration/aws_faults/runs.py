@@ -12,7 +12,7 @@ from pathlib import Path
 from unittest import mock
 
 import scaler.observe
-from scaler.adapters.aws import shortages
+from scaler.adapters.aws import errors, shortages
 from scaler.core.snapshot import AWS
 from tests.integration.aws_faults.scenario import make
 from tests.integration.aws_faults.world import Verdict, World
@@ -40,6 +40,9 @@ def hurried(url: str) -> Iterator[None]:
         mock.patch.object(scaler.observe, "AWS", tuning),
         mock.patch.object(shortages, "REMEMBERED_S", 3.0),
         mock.patch.object(shortages, "AGAIN_FIRST_S", 0.5),
+        mock.patch.object(errors, "QUOTA_RETRY_S", 2.0),
+        mock.patch.object(errors, "AUTH_RETRY_S", 2.0),
+        mock.patch.object(errors, "THROTTLE_RETRY_S", 0.5),
     ):
         yield
 

@@ -16,7 +16,12 @@ from tests.support.fleet_agent import AgentCall, RunningAgent
 from tests.support.moto import REGION, MotoServer
 from tests.support.quick_agents import QuickAgent
 
-pytestmark = [pytest.mark.nats, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.nats,
+    pytest.mark.slow,
+    # Connections whose server is killed under them are left to the garbage collector by the vendor's client.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore:unclosed:ResourceWarning"),
+]
 SCENARIO = Scenario(1, Faults(), (0.0, 0.0), 1, (Burst(0.0, 1, 2.0),), ())
 
 
