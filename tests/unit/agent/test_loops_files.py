@@ -213,6 +213,19 @@ async def test_one_file_that_the_store_refuses_is_left_out_and_told(monkeypatch:
     assert listed(world, record).left_out == ("deep/b",)
 
 
+@simulated
+async def test_a_path_that_no_store_can_keep_is_left_out_and_told() -> None:
+    world = make_world()
+    path = "/".join(["d" * 200] * 6)
+    world.engine.scripts["x",] = Script(leaves={f"/launch/artifacts/{name}": b"x" for name in ("a", path, "z")})
+    async with world.agent():
+        record = await world.ended(world.submit(command=["x"]))
+    assert sorted(stored(world, record)) == ["a", "z"]
+    assert listed(world, record).left_out == (path,)
+    assert record.artifacts is not None
+    assert record.artifacts.error == f"'{path[:300]}…' was refused: its path is too long for the store"
+
+
 def listed(world: World, record: JobRecord) -> Manifest:
     name = manifest_name(record.id, record.submitted_at, record.attempt)
     return Manifest.model_validate_json(world.server.artifacts.files[name])
