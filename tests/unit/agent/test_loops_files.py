@@ -166,18 +166,22 @@ async def test_an_attempt_that_learns_by_its_news_that_it_was_taken_over_stops_w
     world.engine.scripts["x",] = LEAVES
     keep_in(monkeypatch, Store(world, lambda _: StoreUnavailable("no")))
     async with world.agent() as worker:
+        since_s = 0.0
 
         async def taken_over(record: JobRecord) -> None:
+            nonlocal since_s
             if record.message is not None and "waiting" in record.message:
                 known = await world.client.records.get(record.id)
                 assert known is not None
                 worker.records.before_write = _pass_by
+                since_s = asyncio.get_running_loop().time()
                 other = known.value.model_copy(update={"agent": "other", "attempt": 2})
                 await world.client.records.update(other, known.revision)
 
         worker.records.before_write = taken_over
         job = world.submit(command=["x"])
         await world.journal.until("remove")
+        assert asyncio.get_running_loop().time() - since_s < 2
         known = await world.client.records.get(job)
     assert known is not None
     assert (known.value.agent, known.value.attempt, known.value.message) == ("other", 2, None)
