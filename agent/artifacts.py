@@ -34,7 +34,7 @@ MAX_REFUSALS = 20
 """With so many files refused, the store is not asked for the others."""
 REFUSALS_SHOWN = 3
 REFUSAL_KEPT = 300
-"""Characters of why one was."""
+"""Characters of a path, and of why it was."""
 NAME_LIMIT = 1024
 """Bytes of a name in a store."""
 FIRST_DELAY_S = 0.2
@@ -81,20 +81,20 @@ class _Found:
         if len(self.left_out) < LEFT_OUT_SHOWN:
             self.left_out[path] = None
 
-    def refuse(self, path: str, error: StoreError) -> None:
+    def refuse(self, path: str, why: str) -> None:
         """The store does not take this one. Raises `TooManyRefused` if it has not taken many already."""
-        self.refused[path] = str(error)
+        self.refused[path] = why
         self.left_out.pop(path, None)
         while len(self.left_out) >= LEFT_OUT_SHOWN:  # what is refused is the more important to know
             self.left_out.popitem()
         self.left_out[path] = None
-        _log.warning("artifact refused", path=path, error=error.message)
+        _log.warning("artifact refused", path=path, why=why)
         if len(self.refused) >= MAX_REFUSALS:
             raise TooManyRefused("the rest was not tried")
 
     def told(self, error: str | None) -> str | None:
         """Why something could not be stored, all in all."""
-        reasons = [f"{path!r} was refused: {why[:REFUSAL_KEPT]}" for path, why in self.refused.items()]
+        reasons = [f"{_short(path)!r} was refused: {_short(why)}" for path, why in self.refused.items()]
         more = len(reasons) - REFUSALS_SHOWN
         if more > 0:
             reasons[REFUSALS_SHOWN:] = [f"{more} more were refused"]
@@ -238,14 +238,16 @@ class ArtifactPass:
         puts.create_task(put(), name=f"store {path}")
 
     async def _put(self, entry: Entry, path: str, content: AsyncIterable[bytes]) -> None:
-        owner = self._owner
-        name = artifact_name(owner.job, owner.submitted_at, owner.attempt, path)
+        name = artifact_name(self._owner.job, self._owner.submitted_at, self._owner.attempt, path)
+        if len(name.encode()) > NAME_LIMIT:
+            self._found.refuse(path, "its path is too long for the store")
+            return
         try:
             stored = await self._files.put(name, content, size=entry.size)
         except (StoreUnavailable, StoreClosed):
             raise
         except StoreError as error:
-            self._found.refuse(path, error)
+            self._found.refuse(path, str(error))
             return
         self._found.files[path] = ArtifactFile(
             path=path, size=stored.size, sha256=stored.sha256, mode=entry.mode & 0o777, name=name
@@ -253,15 +255,13 @@ class ArtifactPass:
 
     def _over_limit(self, entry: Entry, path: str) -> str | None:
         """Why this file can't be stored; otherwise it counts from now on."""
-        owner, taken = self._owner, self._found.taken
+        taken = self._found.taken
         if path in taken:
             return None
         if len(taken) >= self._max_files:
             return f"more than {self._max_files} files were left: the rest was not stored"
         if self._found.taken_bytes + entry.size > self._max_bytes:
             return f"more than {show_memory(self._max_bytes)} were left: the rest was not stored"
-        if len(artifact_name(owner.job, owner.submitted_at, owner.attempt, path).encode()) > NAME_LIMIT:
-            return f"the path of a file is too long for the store, the rest was not stored: {path[:100]}..."
         taken.add(path)
         self._found.taken_bytes += entry.size
         return None
@@ -285,6 +285,10 @@ class ArtifactPass:
 
 
 _NOT_FOUND = 404
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= REFUSAL_KEPT else f"{text[:REFUSAL_KEPT]}…"
 
 
 def _impatient(_: LaunchError, __: bool) -> bool:

@@ -64,7 +64,11 @@ class Workspace:
         self._owner = Owner(hold.job, hold.record.submitted_at, hold.record.attempt)
         self._checkpoints = Checkpoints(services.engine, files, self._owner, container)
         self._untouched: str | None = None
-        """When `$LAUNCH_ARTIFACTS` had changed last before the job could: None if that is not known."""
+        """When `$LAUNCH_ARTIFACTS` had changed last before the job could: None if that is not known.
+
+        The container's own times do not tell: a job may give the folder one from just before its start, as `cp -a
+        /etc/. $LAUNCH_ARTIFACTS` does (the engine changes `/etc` while it makes a container).
+        """
 
     async def fill(self, image: ImageInfo, workdir: str | None) -> None:
         """Put everything in its place; the container must not have been started.

@@ -109,13 +109,37 @@ async def test_a_bucket_that_refuses_leaves_the_end_as_it_is(lab: Lab, bucket: s
     assert record.message.endswith(f"; artifacts: {record.artifacts.error}")
 
 
-async def test_an_s3_that_is_away_is_given_up_in_the_end(
+async def test_a_file_that_s3_refuses_is_left_out_and_the_others_are_kept(
+    lab: Lab, bucket: str, moto_server: MotoServer
+) -> None:
+    where = f"s3://{bucket}/{'p' * 700}"
+    await keep_in(lab, where)
+    long = "/".join(["d" * 90] * 4)
+    script = f"cd $LAUNCH_ARTIFACTS; echo x >a; mkdir -p {long}; echo x >{long}/b; echo x >z"
+    async with lab.agent():
+        record = await lab.ended(await lab.submit(**sh(script)))
+    assert record.state is State.SUCCEEDED
+    assert record.artifacts is not None
+    assert record.artifacts.error is not None
+    assert "' was refused: a file's name has" in record.artifacts.error
+    key = f"{'p' * 700}/{record.artifacts.manifest}"
+    body = moto_server.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read()
+    manifest = Manifest.model_validate_json(body)
+    assert ([file.path for file in manifest.files], manifest.left_out) == (["a", "z"], (f"{long}/b",))
+
+
+async def test_an_s3_that_is_away_is_waited_for_as_the_record_says_and_given_up_in_the_end(
     lab: Lab, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    monkeypatch.setattr("launch.adapters.s3.client.ATTEMPTS", 1)
     await keep_in(lab, f"s3://{bucket}")
-    async with lab.agent(store_patience_s=0.5):
-        record = await lab.ended(await lab.submit(**sh("echo x >$LAUNCH_ARTIFACTS/a")))
+    async with lab.agent(store_patience_s=2.0):
+        job = await lab.submit(**sh("echo x >$LAUNCH_ARTIFACTS/a"))
+        waits = await lab.until(job, lambda record: record.state is State.RUNNING and bool(record.message))
+        assert waits.message is not None
+        assert waits.message.startswith(f"its container has exited; waiting for s3://{bucket} to take its artifacts: ")
+        record = await lab.ended(job)
     assert record.state is State.SUCCEEDED
     assert record.artifacts is not None
     assert record.artifacts.error is not None

@@ -166,18 +166,22 @@ async def test_an_attempt_that_learns_by_its_news_that_it_was_taken_over_stops_w
     world.engine.scripts["x",] = LEAVES
     keep_in(monkeypatch, Store(world, lambda _: StoreUnavailable("no")))
     async with world.agent() as worker:
+        since_s = 0.0
 
         async def taken_over(record: JobRecord) -> None:
+            nonlocal since_s
             if record.message is not None and "waiting" in record.message:
                 known = await world.client.records.get(record.id)
                 assert known is not None
                 worker.records.before_write = _pass_by
+                since_s = asyncio.get_running_loop().time()
                 other = known.value.model_copy(update={"agent": "other", "attempt": 2})
                 await world.client.records.update(other, known.revision)
 
         worker.records.before_write = taken_over
         job = world.submit(command=["x"])
         await world.journal.until("remove")
+        assert asyncio.get_running_loop().time() - since_s < 2
         known = await world.client.records.get(job)
     assert known is not None
     assert (known.value.agent, known.value.attempt, known.value.message) == ("other", 2, None)
@@ -211,6 +215,19 @@ async def test_one_file_that_the_store_refuses_is_left_out_and_told(monkeypatch:
     assert record.artifacts.error == "'deep/b' was refused: store it: the name is not allowed"
     assert record.message == f"exited with code 0; artifacts: {record.artifacts.error}"
     assert listed(world, record).left_out == ("deep/b",)
+
+
+@simulated
+async def test_a_path_that_no_store_can_keep_is_left_out_and_told() -> None:
+    world = make_world()
+    path = "/".join(["d" * 200] * 6)
+    world.engine.scripts["x",] = Script(leaves={f"/launch/artifacts/{name}": b"x" for name in ("a", path, "z")})
+    async with world.agent():
+        record = await world.ended(world.submit(command=["x"]))
+    assert sorted(stored(world, record)) == ["a", "z"]
+    assert listed(world, record).left_out == (path,)
+    assert record.artifacts is not None
+    assert record.artifacts.error == f"'{path[:300]}…' was refused: its path is too long for the store"
 
 
 def listed(world: World, record: JobRecord) -> Manifest:
