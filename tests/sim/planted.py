@@ -16,7 +16,7 @@ import agent.runner
 from agent.core.claim import ClaimDecision, Verdict
 from agent.holds import Hold
 from agent.persist import until_heard
-from agent.ports import EngineError, EngineUnavailable
+from agent.ports import Engine, EngineError, EngineUnavailable
 from launch.core.states import Event
 from launch.errors import BrokerError
 
@@ -116,11 +116,11 @@ def cancel_forgotten() -> Iterator[None]:
 def container_left() -> Iterator[None]:
     """A container that the engine does not remove at once is forgotten."""
 
-    async def remove(self: agent.runner.Runner, name: str) -> None:
+    async def put_away(engine: Engine, name: str) -> None:
         with suppress(EngineError, EngineUnavailable):
-            await self._engine.remove(name)
+            await engine.remove(name)
 
-    with mock.patch.object(agent.runner.Runner, "_remove", remove):
+    with mock.patch.object(agent.runner, "put_away", put_away):
         yield
 
 
