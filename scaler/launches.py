@@ -65,6 +65,8 @@ class Launches:
         may_act: Callable[[], bool],
     ) -> None:
         self.trouble: Trouble | None = None
+        self.proposed: str | None = None
+        """The configuration that the provider proposed last."""
         self._store = store
         self._provider = provider
         self._clock = clock
@@ -89,8 +91,13 @@ class Launches:
         """Whether nothing may be launched at the moment."""
         return self.trouble is not None and self._clock.now() < self.trouble.retry_at
 
-    async def launch(self, spec: QueueSpec, count: int) -> list[Instance]:
-        """Launch so many, of whatever there is; returns those that exist now."""
+    async def launch(self, spec: QueueSpec, count: int, *, config: str) -> list[Instance]:
+        """Launch so many, of whatever there is; returns those that exist now.
+
+        `config` is the launch configuration that the plan was made for, empty if it knew none. What the provider
+        proposes may be another one, such as where the first has no capacity: that is left for a plan that knows, since
+        it may never have been tried. `proposed` says which it was.
+        """
         made: list[Instance] = []
         asked: set[str] = set()
         while len(made) < count and len(asked) < PROPOSALS_AT_MOST and not self.blocked() and self._may_act():
@@ -99,6 +106,9 @@ class Launches:
                     proposal = await self._provider.propose(spec, count - len(made))
             except (LaunchError, TimeoutError) as error:
                 self._refused(error)
+                break
+            self.proposed = proposal.config
+            if config and proposal.config != config:
                 break
             intent = Intent(
                 id=secrets.token_hex(6),

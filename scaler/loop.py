@@ -219,7 +219,9 @@ class QueueLoop:
 
     async def _launch(self, action: Launch) -> bool:
         launches, observer = self._parts.launches, self._observer
-        made = await launches.launch(self._spec, action.count)
+        made = await launches.launch(self._spec, action.count, config=observer.config)
+        if launches.proposed is not None:
+            observer.learn_config(self._spec, launches.proposed)
         observer.ledger = ledgers.launched(observer.ledger, made, self._clock.now())
         self._known |= {instance.agent_id: False for instance in made}
         if made:
@@ -237,7 +239,12 @@ class QueueLoop:
         return await asyncio.gather(*(stop(action) for action in actions))
 
     async def _stop(self, action: Stop) -> bool:
-        """Stop an instance, unless a last look at its agent shows something else than the plan was made for."""
+        """Stop an instance, unless a last look at its agent shows something else than the plan was made for.
+
+        What may take seconds comes before that look: between it and the end lies only the provider's own call.
+        """
+        # Asked while it is there: nobody can tell of it later.
+        story = await self._observer.story(action.instance_id) if action.never_came else ""
         try:
             presence = await self._broker.agents.get(action.agent_id)
         except LaunchError as error:
@@ -250,7 +257,7 @@ class QueueLoop:
         if changed or not self._parts.may_act():
             log.info("not stopping after all", queue=self._spec.queue_name, agent=action.agent_id)
             return False
-        return await (self._drain(action) if action.mode is StopMode.DRAIN else self._end_one(action))
+        return await (self._drain(action) if action.mode is StopMode.DRAIN else self._end_one(action, story))
 
     async def _drain(self, action: Stop) -> bool:
         """Ask the agent to take no more work; its presence says when it has heard, and when it holds nothing."""
@@ -263,11 +270,9 @@ class QueueLoop:
         observer.ledger = ledgers.drain_asked(observer.ledger, action.instance_id, self._clock.now())
         return True
 
-    async def _end_one(self, action: Stop) -> bool:
+    async def _end_one(self, action: Stop, story: str) -> bool:
         observer = self._observer
         instance = next((one for one in observer.instances or () if one.id == action.instance_id), None)
-        # Asked while it is there: nobody can tell of it later.
-        story = await observer.story(action.instance_id) if action.never_came else ""
         observer.ledger = ledgers.ending(observer.ledger, action.instance_id)
         if not await self._try_stop(action.instance_id, action.mode):
             return False

@@ -175,7 +175,16 @@ class Observer:
             return
         proposal = await self._ask(self._provider.propose(spec, 1))
         if not isinstance(proposal, Unknown):
-            self._config, self._config_of = proposal.config, (spec, self._clock.now())
+            self.learn_config(spec, proposal.config)
+
+    @property
+    def config(self) -> str:
+        """The fingerprint of what would be launched now, as far as is known."""
+        return self._config
+
+    def learn_config(self, spec: QueueSpec, config: str) -> None:
+        """The provider has just proposed this."""
+        self._config, self._config_of = config, (spec, self._clock.now())
 
     def _is_fresh(self, known: tuple[QueueSpec, datetime] | None, spec: QueueSpec) -> bool:
         age = timedelta(seconds=self._settings.resync_s)

@@ -25,7 +25,6 @@ pytestmark = [
 SCENARIO = Scenario(1, Faults(), (0.0, 0.0), 1, (Burst(0.0, 1, 2.0),), ())
 
 
-@pytest.mark.xfail(reason="the last look at the agent comes before the console is read, which may take seconds")
 async def test_a_late_agent_that_took_a_job_is_not_ended(moto_server: MotoServer, tmp_path: Path) -> None:
     """It registers while the console of its instance is read, of which its end waits for."""
     gate, watching = asyncio.Event(), list[asyncio.Task[None]]()

@@ -16,6 +16,7 @@ from launch.unclaimed import unclaimed_record
 from scaler.core.instance import Instance, InstanceState
 from scaler.core.plan import Stop
 from scaler.loop import QueueLoop
+from scaler.ports import Proposal
 from scaler.presences import Agents
 from scaler.settings import ScalerSettings
 from scaler.state import StateStore
@@ -252,6 +253,26 @@ async def test_missing_capacity_is_looked_for_elsewhere_at_once(scene: Scene) ->
     scene.clock.advance(SETTINGS.intent_hold_s)
     await scene.loop.turn()
     assert scene.store.state.intents == ()
+
+
+async def test_another_configuration_than_the_planned_one_is_planned_for_first(scene: Scene) -> None:
+    """It may never have been tried: a burst of it would be a burst of what may be broken."""
+    scene.loop.spec = SPEC.model_copy(update={"min_instances": 4, "max_instances": 4})
+    planned = scene.provider.propose
+
+    async def moved(spec: QueueSpec, count: int) -> Proposal:
+        """The first look is answered as before; by the time of the launch, the place it named has no capacity."""
+        scene.cloud.config = "1" if count == 1 else "2"
+        return await planned(spec, count)
+
+    scene.provider.propose = moved  # type: ignore[method-assign]
+    before = list(scene.cloud.launches)
+    scene.wake.clear()
+    await scene.loop.turn()
+    assert scene.cloud.launches == before
+    assert scene.wake.is_set()
+    await scene.loop.turn()
+    assert len(scene.cloud.instances) == 4
 
 
 async def test_where_there_is_no_capacity_at_all_it_pauses(scene: Scene) -> None:
