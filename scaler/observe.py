@@ -196,6 +196,10 @@ class Observer:
         self.ledger, ended = ledgers.note(
             before, instances, view.presences, now=now, view_since=view.since, boot_deadline_s=deadline_s
         )
+        for instance_id, entry in self.ledger.seen.items():
+            known = before.seen.get(instance_id)
+            if entry.absent_since is not None and known is not None and known.absent_since is None:
+                self._provider.agent_left(instance_id)
         lessons = self._registrations(before, instances, now)
         if ended:
             # Those of one launch fail together, and for one reason.

@@ -90,6 +90,10 @@ class Provider(Protocol):
         """Begin to end an instance; from then on it is listed as stopping until it is gone. No error if it is gone."""
         ...
 
+    def agent_left(self, instance_id: str) -> None:
+        """Its agent has left, so it may be about to end by itself. A hint: look more often for a while."""
+        ...
+
     async def explain(self, instance_id: str) -> str:
         """What is known of an instance that never registered: an exit code, the end of its output. For people.
 

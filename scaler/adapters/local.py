@@ -154,6 +154,9 @@ class LocalProvider:
             agent.process.signal(signal.SIGKILL)
             await agent.process.exited.wait()
 
+    def agent_left(self, instance_id: str) -> None:
+        """See `Provider`: the end of a process is heard anyway."""
+
     async def explain(self, instance_id: str) -> str:
         """See `Provider`."""
         known = self._stories.get(instance_id)

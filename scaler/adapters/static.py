@@ -34,6 +34,9 @@ class StaticProvider:
     async def stop(self, instance_id: str, mode: StopMode) -> None:
         """Nothing to stop."""
 
+    def agent_left(self, instance_id: str) -> None:
+        """Nothing to look at."""
+
     async def explain(self, instance_id: str) -> str:  # noqa: ARG002 - as above
         """Nothing is known."""
         return ""

@@ -56,8 +56,8 @@ def _careful(snapshot: Snapshot, fleet: Sequence[Standing], wanted: int, policy:
     if retry_at is None and snapshot.proven:
         return None
     if retry_at is not None:
-        times = "once" if boots.failures == 1 else f"{boots.failures} times"
-        story = f"{times} in a row an instance never registered ({boots.why})"
+        times = "" if boots.failures == 1 else f"{boots.failures} times in a row "
+        story = f"{times}an instance never registered ({boots.why})"
         if now < retry_at:
             return Part((), (retry_at,), (f"{story}: the next try is at {retry_at:%H:%M:%S} UTC",))
     else:

@@ -54,6 +54,8 @@ class FakeCloud:
         """How many each call to `launch` started."""
         self.tokens: dict[tuple[str, str], list[str]] = {}
         """What was ever started, by queue and token."""
+        self.left: list[str] = []
+        """Of which instances it was told that their agents had left."""
         self.most = 0
         """The most instances that any queue has had at a time."""
         self.instances: dict[str, Instance] = {}
@@ -191,6 +193,9 @@ class FakeProvider:
         await self._answer()
         if instance_id in {instance.id for instance in self._cloud.of(self._queue)}:
             self._cloud.begin_stop(instance_id, mode)
+
+    def agent_left(self, instance_id: str) -> None:
+        self._cloud.left.append(instance_id)
 
     async def explain(self, instance_id: str) -> str:
         await self._answer()

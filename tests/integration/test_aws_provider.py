@@ -346,6 +346,17 @@ async def test_what_ec2_does_not_show_yet_is_listed_and_can_be_ended(account: Ac
     assert account.proxy.live(nats_launch_cluster=account.cluster) == []
 
 
+async def test_an_instance_that_ends_with_its_agent_is_seen_to_go_at_once(account: Account) -> None:
+    spec = account.asked()
+    rarely = Pace(fast_s=0.05, slow_s=3600.0, stale_s=7200.0, hurry_s=0.0)
+    provider = await account.provide(spec, rarely)
+    (instance,) = (await account.launch(provider, spec, 1)).instances
+    await until(provider, [InstanceState.RUNNING])
+    provider.agent_left(instance.id)
+    await account.proxy.shut_down(instance.id)
+    await until(provider, [])
+
+
 async def test_each_is_ended_by_a_call_of_its_own(account: Account) -> None:
     spec = account.asked()
     provider = await account.provide(spec)

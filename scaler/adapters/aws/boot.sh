@@ -1,5 +1,15 @@
 say() { printf 'nats-launch: %s\n' "$*"; }
 
+# Runs a command; what it wrote is told only if it fails, and only the end of that.
+told() {
+    local text code
+    text=$("$@" 2>&1) && return
+    code=$?
+    [ "${#text}" -le 1000 ] || text="... ${text: -1000}"
+    printf '%s\n' "$text" | sed "s/^/nats-launch: $1: /"
+    return "$code"
+}
+
 power_off() {
     say "powering off: $*"
     sync
@@ -33,7 +43,7 @@ start_docker() {
     local try
     if ! command -v docker >/dev/null; then
         say "installing Docker"
-        install_one_of docker docker.io || { say "Docker can't be installed"; return 1; }
+        told install_one_of docker docker.io || { say "Docker can't be installed"; return 1; }
     fi
     for try in 1 2 3 4 5 6 7 8 9 10; do
         docker info >/dev/null 2>&1 && return
@@ -47,17 +57,22 @@ start_docker() {
     return 1
 }
 
+ecr_login() {
+    # Without `pipefail`, what the first one says still tells why the second one fails.
+    aws ecr get-login-password --region "$ecr_region" |
+        docker login --username AWS --password-stdin "$ecr_host" >/dev/null
+}
+
 log_in() {
     [ -n "$ecr_host" ] || return 0
     if ! command -v docker-credential-ecr-login >/dev/null && ! command -v aws >/dev/null; then
-        install_one_of amazon-ecr-credential-helper awscli-2 awscli
+        told install_one_of amazon-ecr-credential-helper awscli-2 awscli
     fi
     if command -v docker-credential-ecr-login >/dev/null; then
         mkdir -p "$DOCKER_CONFIG"
         printf '{"credHelpers": {"%s": "ecr-login"}}\n' "$ecr_host" >"$DOCKER_CONFIG/config.json"
     elif command -v aws >/dev/null; then
-        aws ecr get-login-password --region "$ecr_region" |
-            docker login --username AWS --password-stdin "$ecr_host" >/dev/null
+        told ecr_login
     else
         say "there is neither an ECR credential helper nor the AWS CLI"
         return 1
@@ -67,7 +82,7 @@ log_in() {
 get_image() {
     say "pulling $image"
     log_in || say "can't log in to $ecr_host; does the instance have an IAM profile that may read from it?"
-    if docker pull -q "$image" >/dev/null; then
+    if told docker pull -q "$image"; then
         say "pulled after ${SECONDS} s"
     elif docker image inspect "$image" >/dev/null 2>&1; then
         say "can't pull $image; going on with the one that is here"
@@ -81,12 +96,12 @@ run_agent() {
     local id=$1 kilobytes code
     kilobytes=$(awk '/^MemTotal:/ {print $2}' /proc/meminfo)
     docker rm -f nats-launch-agent >/dev/null 2>&1
-    docker run -d --name nats-launch-agent --network host "${docker_options[@]}" \
+    told docker run -d --name nats-launch-agent --network host "${docker_options[@]}" \
         --group-add "$(stat -c %g /var/run/docker.sock 2>/dev/null || echo 0)" \
         -v /var/run/docker.sock:/var/run/docker.sock -v nats-launch-agent:/var/lib/launch \
         -e "AWS_EC2_METADATA_SERVICE_ENDPOINT=$imds" --log-opt max-size=10m --log-opt max-file=3 \
         "$image" "${agent_options[@]}" --agent-id "$id" --instance "$id" \
-        --memory "$((kilobytes * 1024 - reserve_bytes))" >/dev/null || return 125
+        --memory "$((kilobytes * 1024 - reserve_bytes))" || return 125
     say "the agent was started after ${SECONDS} s"
     code=$(docker wait nats-launch-agent) || code=255
     [ "$code" = 0 ] || docker logs --tail 30 nats-launch-agent 2>&1 | sed 's/^/nats-launch: agent: /'

@@ -24,6 +24,7 @@ from botocore.exceptions import (
     TokenRetrievalError,
     UnauthorizedSSOTokenError,
 )
+from botocore.parsers import ResponseParserError
 
 from launch.errors import LaunchError
 from scaler.ports import ProviderRefused, ProviderUnavailable, ProviderUnsuitable
@@ -98,7 +99,7 @@ _AUTH_ERRORS = (
     TokenRetrievalError,
     UnauthorizedSSOTokenError,
 )
-VENDOR_ERRORS = (ClientError, BotoCoreError, aiohttp.ClientError, TimeoutError, OSError)
+VENDOR_ERRORS = (ClientError, BotoCoreError, ResponseParserError, aiohttp.ClientError, TimeoutError, OSError)
 """What a call of the vendor's may raise."""
 
 _ENCODED = re.compile(r"\s*Encoded authorization failure message: *(\S+)")
@@ -130,6 +131,9 @@ def fault_of(error: BaseException) -> Fault:
         return Fault(Kind.PARAMETERS, "ParamValidation", words)
     if isinstance(error, (ConnectionError, HTTPClientError, aiohttp.ClientError, TimeoutError, OSError)):
         return Fault(Kind.NETWORK, "no answer", words)
+    if isinstance(error, ResponseParserError):
+        # A proxy's page, such as that of its own failure.
+        return Fault(Kind.SERVER, "no answer of AWS", words)
     return Fault(Kind.OTHER, type(error).__name__, words)
 
 

@@ -28,6 +28,8 @@ _STATES = {
     "stopping": InstanceState.STOPPING,
 }
 """Everything else is gone: `terminated`, and `stopped`, which nobody but a person can have done."""
+_BY_CALL = "Client.UserInitiatedShutdown"
+"""Somebody has asked EC2 to end it."""
 
 
 @dataclass(slots=True)
@@ -141,7 +143,7 @@ class Mirror:
         entry = self.entries.get(instance_id)
         if instance is None:
             if entry is not None:
-                self.gone(instance_id, reason_in(item))
+                self.gone(instance_id, reason_in(item, ours=entry.end_asked_s is not None))
             return
         if entry is None:
             if instance_id in self.stories:
@@ -184,9 +186,11 @@ def instance_of(item: Any) -> Instance | None:
     )
 
 
-def reason_in(item: Any) -> str:
-    """Why it is in its state, as EC2 puts it."""
+def reason_in(item: Any, *, ours: bool = False) -> str:
+    """Why it is in its state, as EC2 puts it. `ours`: this process asked for its end, which is no news then."""
     state = item.get("State", {}).get("Name", "gone")
     reason = item.get("StateReason", {})
+    if ours and _BY_CALL in (reason.get("Code"), item.get("StateTransitionReason")):
+        return ""
     text = reason.get("Message") or reason.get("Code") or item.get("StateTransitionReason") or ""
     return f"{state}: {text}" if text else str(state)

@@ -144,13 +144,20 @@ class AwsProvider:
             await self._watch.terminate(instance_id)
         self._watch.hurry()
 
+    def agent_left(self, instance_id: str) -> None:
+        """See `Provider`: the machine shuts itself down with its agent, and fills a place until EC2 has shown that."""
+        if instance_id in self._mirror.entries:
+            self._watch.expect()
+
     async def explain(self, instance_id: str) -> str:
         """See `Provider`: why it is in its state, and the end of what it wrote to its console."""
         self._check_open()
         known = self._mirror.stories.get(instance_id)
-        if known is None and instance_id not in self._mirror.entries:
+        entry = self._mirror.entries.get(instance_id)
+        if known is None and entry is None:
             return ""
-        return await story_of(self._ec2, instance_id, known)
+        ours = entry is not None and entry.end_asked_s is not None
+        return await story_of(self._ec2, instance_id, known, ours=ours)
 
     async def changes(self) -> AsyncGenerator[None]:
         """See `Provider`."""

@@ -42,6 +42,8 @@ class Pace:
     stale_s: float = 60.0
     hurry_s: float = 0.2
     """From what this process did to the next look: what comes in a burst is looked at once."""
+    expect_s: float = 60.0
+    """For so long it looks often, after it was told that an instance may end by itself."""
 
 
 class Watch:
@@ -60,6 +62,7 @@ class Watch:
         self._hurry = asyncio.Event()
         self._looked_at_s = 0.0
         self._prepare_after_s = 0.0
+        self._expect_until_s = 0.0
         self._trouble: LaunchError | None = None
 
     async def start(self, spec: AwsSpec) -> None:
@@ -79,6 +82,11 @@ class Watch:
 
     def hurry(self) -> None:
         """Something was done: look soon."""
+        self._hurry.set()
+
+    def expect(self) -> None:
+        """An instance may end by itself: look now, and often for a while."""
+        self._expect_until_s = asyncio.get_running_loop().time() + self._pace.expect_s
         self._hurry.set()
 
     def check(self) -> None:
@@ -148,7 +156,8 @@ class Watch:
     async def _run(self) -> None:
         failures = 0
         while True:
-            pause_s = self._pace.fast_s if self._mirror.restless() else self._pace.slow_s
+            expecting = asyncio.get_running_loop().time() < self._expect_until_s
+            pause_s = self._pace.fast_s if expecting or self._mirror.restless() else self._pace.slow_s
             if failures:
                 pause_s = min(PAUSE_MAX_S, self._pace.fast_s * 2.0 ** min(failures - 1, 10))
             await self._pause(pause_s)

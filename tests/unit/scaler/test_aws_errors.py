@@ -16,6 +16,7 @@ from botocore.exceptions import (
     ProfileNotFound,
     ReadTimeoutError,
 )
+from botocore.parsers import ResponseParserError
 
 from scaler.adapters.aws.errors import Kind, fault_of, refusal
 from scaler.ports import ProviderRefused, ProviderUnavailable, ProviderUnsuitable
@@ -66,6 +67,7 @@ UNSUPPORTED = "Your requested instance type (g4dn.xlarge) is not supported in yo
         (ReadTimeoutError(endpoint_url="https://ec2.nowhere"), Kind.NETWORK),
         (HTTPClientError(error="reset"), Kind.NETWORK),
         (aiohttp.ServerDisconnectedError(), Kind.NETWORK),
+        (ResponseParserError("Unable to parse response: b'<!doctype html>'"), Kind.SERVER),
         (TimeoutError(), Kind.NETWORK),
         (NoCredentialsError(), Kind.AUTH),
         (ProfileNotFound(profile="x"), Kind.AUTH),

@@ -59,6 +59,20 @@ def test_terminated_is_gone_at_once_and_for_good() -> None:
     assert mirror.launched([item("a")], 3.0) == []
 
 
+def test_an_end_that_was_asked_for_is_no_news_but_another_one_is() -> None:
+    mirror = Mirror()
+    asked = {"Code": "Client.UserInitiatedShutdown", "Message": "Client.UserInitiatedShutdown: User initiated shutdown"}
+    lost = {"Code": "Server.SpotInstanceTermination", "Message": "Spot instance termination"}
+    look(mirror, 0.0, item("a", "running"), item("b", "running"), item("c", "running"))
+    mirror.ending("a", 1.0, taken=True)
+    mirror.ending("b", 1.0, taken=True)
+    terminated = [item(one, "terminated", StateReason=why) for one, why in (("a", asked), ("b", lost), ("c", asked))]
+    look(mirror, 2.0, gone=tuple(terminated))
+    assert mirror.stories["a"] == ""
+    assert mirror.stories["b"] == "terminated: Spot instance termination"
+    assert "UserInitiatedShutdown" in mirror.stories["c"]  # Somebody else's doing.
+
+
 def test_stopped_is_gone_and_shutting_down_is_stopping() -> None:
     mirror = Mirror()
     look(mirror, 1.0, item("a", "shutting-down"), item("b", "stopping"), item("c", "running"))
@@ -139,6 +153,8 @@ def test_a_console_without_our_lines_tells_its_end() -> None:
     assert console_tail("a\r\nb\x00\x1b]0;title\x07c\n\n") == "a\nbc"
     assert console_tail("\n".join(f"line {number}" for number in range(99))).splitlines()[-1] == "line 98"
     assert len(console_tail("x" * 10_000)) <= 300
+    tries = "nats-launch: pulling x\nnats-launch: docker: denied\nnats-launch: can't pull x\n" * 9
+    assert console_tail("nats-launch: booting\n" + tries) == "booting\npulling x\ndocker: denied\ncan't pull x"
 
 
 async def test_a_bucket_lets_a_burst_through_then_so_many_a_second_and_nobody_wait_long() -> None:

@@ -143,7 +143,7 @@ def test_an_image_that_can_not_be_had_ends_the_machine_at_last(box: Box) -> None
     box.put("docker", 'case "$1" in pull) echo "manifest unknown" >&2; exit 1;; image) exit 1;; esac')
     console = box.run(BOOT)
     assert box.called("docker run") == []
-    assert "can't pull example/agent:1" in console
+    assert "nats-launch: docker: manifest unknown\nnats-launch: can't pull example/agent:1" in console
     assert "gave up after 60 failures in a row" in console
     assert len(box.called("shutdown")) == 1
     assert max(int(line.split()[1]) for line in box.called("sleep")) == 60

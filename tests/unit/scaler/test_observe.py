@@ -256,6 +256,8 @@ async def test_an_agent_that_is_gone_without_a_break_is_gone(scene: Scene) -> No
     assert not isinstance(workers, Unknown)
     assert workers[0].presence is None
     assert workers[0].history is History.REGISTERED
+    await scene.look()
+    assert scene.cloud.left == [instance.id]  # Told once: its machine may be about to end.
 
 
 async def test_an_agent_that_came_back_after_a_break_and_left_later_is_gone(scene: Scene) -> None:
