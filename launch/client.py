@@ -18,7 +18,7 @@ from launch.core.states import State
 from launch.errors import LaunchError, NotFound, Problem, SpecError
 from launch.handle import Job
 from launch.job import JobSpec
-from launch.ports import Broker, Changed, Clock, QueueStatus
+from launch.ports import Broker, Clock, QueueStatus, Synced
 from launch.presence import AgentPresence, AgentState
 from launch.queue import QueueSpec
 from launch.record import JobRecord
@@ -221,11 +221,18 @@ class Client:
         if await self.broker.agents.get(agent_id) is None:
             present = [agent.agent_id for agent in await self.broker.agents.list()]
             raise NotFound(f"there is no agent '{agent_id}'", hint=f"present: {', '.join(present) or 'none'}")
+        there = False
         async with asyncio.timeout(timeout), aclosing(self.broker.agents.watch()) as changes:
-            await self.broker.agents.ask_to_drain(agent_id)
             async for change in changes:
-                if not isinstance(change, Changed) or change.key != agent_id:
+                if isinstance(change, Synced):
+                    # Asked only now: one that holds nothing may be gone before a watch has begun.
+                    if not there:
+                        return None
+                    await self.broker.agents.ask_to_drain(agent_id)
                     continue
+                if change.key != agent_id:
+                    continue
+                there = True
                 if change.value is None or change.value.state is not AgentState.READY:
                     return change.value
         raise LaunchError("the watch of agents ended early")  # a broker that breaks its contract

@@ -10,10 +10,12 @@ import pytest
 import launch
 from launch.adapters.clock import SystemClock
 from launch.client import Client
+from launch.core.capacity import Amount
 from launch.core.states import Event, Reason, State
 from launch.errors import LaunchError, NotFound, SpecError
 from launch.handle import Job
 from launch.ports import Broker, LogChunk
+from launch.presence import AgentPresence
 from launch.record import JobRecord
 from tests.fakes.broker import FakeServer
 
@@ -122,6 +124,20 @@ async def test_jobs_lists_records_and_what_is_still_queued(client: Client, broke
     assert [record.id for record in await client.jobs(queue_name, limit=1)] == [second.id, third.id]
     assert [record.id for record in await client.jobs(queue_name, State.QUEUED)] == [third.id, fourth.id]
     assert {record.id for record in await client.jobs()} >= {first.id, third.id}
+
+
+async def test_an_agent_that_leaves_the_moment_it_is_asked_to_has_left(
+    client: Client, broker: Broker, queue_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent, room = f"{queue_name}-a", Amount(slots=1)
+    presence = AgentPresence(
+        agent_id=agent, queue=queue_name, capacity=room, free=room, version="0", host="h", started_at=datetime.now(UTC)
+    )
+    await broker.agents.put(presence, ttl_s=60)
+    monkeypatch.setattr(broker.agents, "ask_to_drain", broker.agents.remove)
+    assert await client.drain_agent(agent, timeout=2.0) is None
+    with pytest.raises(NotFound, match="there is no agent"):
+        await client.drain_agent(agent)
 
 
 async def test_wait_hears_of_the_end(client: Client, broker: Broker, queue_name: str) -> None:
