@@ -353,6 +353,11 @@ async def test_an_instance_that_ends_with_its_agent_is_seen_to_go_at_once(accoun
     (instance,) = (await account.launch(provider, spec, 1)).instances
     await until(provider, [InstanceState.RUNNING])
     provider.agent_left(instance.id)
+    looks = len(account.proxy.calls("DescribeInstances")) + 2
+    async with asyncio.timeout(LIMIT_S), aclosing(account_calls(account)) as calls:
+        async for _ in calls:
+            if len(account.proxy.calls("DescribeInstances")) >= looks:
+                break  # It takes a while to go, and is looked at again.
     await account.proxy.shut_down(instance.id)
     await until(provider, [])
 
