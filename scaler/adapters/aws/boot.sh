@@ -3,8 +3,9 @@ say() { printf 'nats-launch: %s\n' "$*"; }
 # Runs a command; what it wrote is told only if it fails, and only the end of that.
 told() {
     local text code
-    text=$("$@" 2>&1) && return
+    "$@" >"$folder/told" 2>&1 && return
     code=$?
+    text=$(<"$folder/told")
     [ "${#text}" -le 1000 ] || text="... ${text: -1000}"
     printf '%s\n' "$text" | sed "s/^/nats-launch: $1: /"
     return "$code"
