@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
+import signal
 import subprocess
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
@@ -74,7 +76,7 @@ def script(queue: str, server: str, **more: Any) -> str:
     return user_data(Boot(queue=queue, image=IMAGE, region=REGION, server=server, **more))
 
 
-async def test_an_instance_becomes_an_agent_and_ends_when_that_is_drained(
+async def test_an_instance_becomes_an_agent_and_ends_when_that_has_left(
     proxy: AwsProxy, fleet: Fleet, broker: NatsBroker, nats_url: str, queue_name: str
 ) -> None:
     extra = 'mkdir -p /etc/owner; echo "hello from $PWD" >/etc/owner/file; cat /etc/owner/file'
@@ -84,9 +86,10 @@ async def test_an_instance_becomes_an_agent_and_ends_when_that_is_drained(
     assert call.run.image == IMAGE
     assert f"hello from {fleet.machines[instance].folder}" in fleet.machines[instance].said
     assert (fleet.machines[instance].folder / "root/etc/owner/file").is_file()
-    asking = asyncio.create_task(keep_asking(broker, instance))
+    present = await broker.agents.get(instance)
+    assert present is not None
+    os.kill(int(present.labels["pid"]), signal.SIGTERM)
     await proxy.until(lambda: not proxy.instances[instance].live)
-    asking.cancel()
     assert proxy.log[-1].action == "shutdown"
     assert "the agent has left" in proxy.console[instance]
 
@@ -132,13 +135,6 @@ async def test_an_agent_that_dies_is_started_again_and_the_machine_lives_on(
     await fleet.kill_agent(instance)
     await until(broker, instance, lambda one: one is not None and one.labels != (first and first.labels))
     assert len(fleet.machines[instance].agents) == 2
-
-
-async def keep_asking(broker: NatsBroker, agent_id: str) -> None:
-    """Requests to drain are hints: one that comes before the agent listens is lost."""
-    while True:
-        await broker.agents.ask_to_drain(agent_id)
-        await asyncio.sleep(0.3)
 
 
 async def running(broker: NatsBroker, queue: str) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import http.client
 import io
+import subprocess
 import tarfile
 import urllib.parse
 from collections.abc import AsyncIterator, Mapping
@@ -23,7 +24,6 @@ from launch.record import JobRecord
 from launch.subjects import JobId, checkpoint_name, manifest_name
 from tests.integration.agent_lab import HOLD, Lab, open_lab
 from tests.support import engine
-from tests.support.images import ROOT
 
 pytestmark = [pytest.mark.docker, pytest.mark.nats]
 
@@ -89,7 +89,7 @@ async def test_everything_that_a_job_leaves_is_kept(lab: Lab) -> None:
         f"{LONG}/file": b"long\n",
         "with space and ü": b"three\n",
         "not\\xffutf8": b"x",
-        "line\nbreak": b"x",
+        "line\\x0abreak": b"x",
         "empty": b"",
         "sparse": bytes(3_000_000),
         "big": b"z" * 1_500_000,
@@ -363,15 +363,33 @@ def tree_of(files: Mapping[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
+def docker(*words: str) -> bytes:
+    """What the command prints."""
+    return subprocess.run(["docker", *words], check=True, capture_output=True, timeout=60).stdout  # noqa: S607
+
+
+def binary_of(image: str) -> bytes:
+    """The static busybox out of its image: the file that it was made from may lie in another clone."""
+    container = docker("create", image).decode().strip()
+    try:
+        packed = docker("cp", f"{container}:/bin/busybox", "-")
+    finally:
+        docker("rm", container)
+    with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
+        found = tar.extractfile("busybox")
+        assert found is not None
+        return found.read()
+
+
 @pytest.fixture
 def static_image(busybox_image: str) -> str:
     """One static binary, and nothing else: no shell, no /etc/passwd, no /tmp."""
-    return imported("launch-test/static:1", tree_of({"busybox": (ROOT / "build/images/busybox").read_bytes()}))
+    return imported("launch-test/static:1", tree_of({"busybox": binary_of(busybox_image)}))
 
 
 @pytest.fixture
 def user_image(busybox_image: str) -> str:
     """An image that runs as a user of its own, by name."""
-    files = {"bin/sh": (ROOT / "build/images/busybox").read_bytes(), "etc/passwd": b"launch:x:1000:1000::/:/bin/sh\n"}
+    files = {"bin/sh": binary_of(busybox_image), "etc/passwd": b"launch:x:1000:1000::/:/bin/sh\n"}
     files["bin/id"] = files["bin/sh"]
     return imported("launch-test/user:1", tree_of(files), "USER launch", "ENV PATH=/bin")

@@ -63,7 +63,8 @@ def test_the_minimum_is_kept_where_it_may_be(world: Snapshot, rules: Policy) -> 
         if worker.instance is not None
         and worker.instance.state is not InstanceState.STOPPING
         and (worker.presence is None or worker.presence.state is AgentState.READY)
-        and worker.drain_asked_at is None
+        # One that has not heard within the time for that still takes work.
+        and (worker.drain_asked_at is None or (NOW - worker.drain_asked_at).total_seconds() >= rules.drain_retry_s)
     ]
     if boots is None and after.proven and rules.elastic and existing < rules.max_instances:
         assert len(coming) >= rules.min_instances

@@ -19,6 +19,8 @@ from scaler.simulate.synthetic import Kind, generate
 from scaler.simulate.trace import Job, Trace, in_order
 from scaler.simulate.world import Scaler, World
 
+pytestmark = pytest.mark.timeout(300)  # Many replays, which a loaded machine takes its time for.
+
 GIB = 1024**3
 MACHINE = Amount(cpu_milli=4000, memory_bytes=16 * GIB, gpus=2, slots=4)
 POLICIES: dict[str, Callable[[], Scaler]] = {
@@ -77,7 +79,7 @@ def figures(world: World) -> Result:
 
 
 @pytest.mark.parametrize("name", POLICIES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(jobs=job_lists, cloud=clouds, seed=st.integers(0, 3))
 def test_every_job_runs_to_its_end_once(name: str, jobs: list[Job], cloud: Cloud, seed: int) -> None:
     trace = trace_of(jobs)
@@ -95,7 +97,7 @@ def test_every_job_runs_to_its_end_once(name: str, jobs: list[Job], cloud: Cloud
 
 
 @pytest.mark.parametrize("name", POLICIES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(jobs=job_lists, cloud=clouds)
 def test_nobody_pays_less_than_the_work_costs(name: str, jobs: list[Job], cloud: Cloud) -> None:
     trace = trace_of(jobs)
@@ -107,7 +109,7 @@ def test_nobody_pays_less_than_the_work_costs(name: str, jobs: list[Job], cloud:
     assert -1e-6 <= record.idle_s <= record.paid_s + 1e-6
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(jobs=job_lists)
 def test_nobody_who_lets_nobody_wait_is_below_the_zero_wait_bound(jobs: list[Job]) -> None:
     trace = trace_of(jobs)
@@ -117,7 +119,7 @@ def test_nobody_who_lets_nobody_wait_is_below_the_zero_wait_bound(jobs: list[Job
 
 
 @pytest.mark.parametrize("name", POLICIES)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(jobs=job_lists, cloud=clouds, most=st.integers(1, 3))
 def test_never_more_than_the_maximum(name: str, jobs: list[Job], cloud: Cloud, most: int) -> None:
     world = run(trace_of(jobs), cloud, POLICIES[name](), max_instances=most)
