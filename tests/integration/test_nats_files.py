@@ -18,7 +18,7 @@ from nats.js.errors import ObjectNotFoundError
 from launch.adapters.nats import NatsBroker, connect, objects
 from launch.adapters.nats.connection import Connection
 from launch.adapters.nats.objects import NatsFiles
-from launch.adapters.nats.streams import ARTIFACTS_MAX_BYTES, GIB, logs_stream_config, metrics_stream_config
+from launch.adapters.nats.streams import ARTIFACTS_MAX_BYTES, STORE_MIN_BYTES, base_configs
 from launch.errors import StoreClosed, StoreError
 from launch.subjects import ARTIFACTS_STORE, CODE_STORE, object_stream
 from tests.contract.broker_world import queue_spec
@@ -87,7 +87,8 @@ async def test_stores_leave_room_for_queues(
 async def test_a_server_without_room_for_stores_still_serves(
     fresh_nats: Callable[..., NatsServer], tmp_path: Path
 ) -> None:
-    room = logs_stream_config(1)["max_bytes"] + metrics_stream_config(1)["max_bytes"] + GIB // 8
+    reserved = sum(max(config.get("max_bytes", 0), 0) for config in base_configs(1))
+    room = reserved + STORE_MIN_BYTES // 2
     small = f'jetstream {{ store_dir: "{tmp_path / "small"}", max_file_store: {room} }}'
     broker = await connect(fresh_nats(config=small).url, name="test")
     with pytest.raises(StoreClosed, match=r"no object store 'artifacts'.*max_file_store"):
