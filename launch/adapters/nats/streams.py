@@ -43,7 +43,8 @@ MARKER_TTL_S = 3600
 """How long the mark of an expired or removed key stays: a watch that was cut off for longer does not hear of it, while
 the marks of all the agents that ever were would make every listing slower."""
 
-_FIXED = ("retention", "storage")
+FIXED = ("retention", "storage")
+"""What can't be changed in place."""
 
 _log = structlog.get_logger(__name__)
 
@@ -229,12 +230,8 @@ async def ensure_stream(connection: Connection, config: Mapping[str, Any]) -> li
         await connection.api(f"STREAM.CREATE.{name}", config)
         return [f"stream {name} created"]
     present: dict[str, Any] = info["config"]
-    kept = {"first_seq"}
-    if present.get("num_replicas", 1) > config["num_replicas"]:
-        # Somebody wanted more copies than this connection asks for: whoever only looks must not take them away.
-        kept.add("num_replicas")
-    drift = {key: value for key, value in config.items() if key not in kept and not _same(present.get(key), value)}
-    fixed = [f"{key} is {present.get(key)}, should be {config[key]}" for key in _FIXED if key in drift]
+    drift = drift_of(present, config)
+    fixed = [f"{key} is {present.get(key)}, should be {config[key]}" for key in FIXED if key in drift]
     if fixed:
         raise BrokerError(
             f"stream {name} can't be used: {', '.join(fixed)}",
@@ -244,6 +241,15 @@ async def ensure_stream(connection: Connection, config: Mapping[str, Any]) -> li
         return []
     await connection.api(f"STREAM.UPDATE.{name}", {**present, **drift})
     return [f"stream {name} repaired: {', '.join(sorted(drift))}"]
+
+
+def drift_of(present: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys in which a stream is not as `config` says, with what they should be."""
+    kept = {"first_seq"}
+    if present.get("num_replicas", 1) > config["num_replicas"]:
+        # Somebody wanted more copies than this connection asks for: whoever only looks must not take them away.
+        kept.add("num_replicas")
+    return {key: value for key, value in config.items() if key not in kept and not _same(present.get(key), value)}
 
 
 def _same(present: object, wanted: object) -> bool:
