@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from launch.cli import agent, agents, artifacts, jobs, logs, metrics, queue, scaler, server, simulate, submit, up
+from launch.cli.doctor import doctor
 from launch.cli.options import ServerOption, named
 from launch.errors import LaunchError
 
@@ -38,6 +39,7 @@ app.command("agent")(agent.agent)
 app.add_typer(agents.app, name="agents")
 app.command("scaler")(scaler.scaler)
 app.command("server")(server.server)
+app.command("doctor")(doctor)
 app.command("simulate")(simulate.simulate)
 
 
