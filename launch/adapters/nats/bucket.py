@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from nats.aio.msg import Msg
 
 from launch import subjects
-from launch.adapters.nats.connection import Connection, header_of
+from launch.adapters.nats.connection import Connection, header_of, status_of
 from launch.adapters.nats.failures import (
     MESSAGE_NOT_FOUND,
     STREAM_NOT_FOUND,
@@ -60,7 +60,7 @@ class Bucket:
             if await self._exists():
                 raise
             return None
-        if header_of(answer, "Status"):
+        if status_of(answer):
             return None
         return self._entry(answer, header_of(answer, "Nats-Subject"), int(header_of(answer, "Nats-Sequence")))
 

@@ -13,16 +13,18 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import nats.errors
-from nats.aio.client import Client as NatsClient
 from nats.aio.msg import Msg
 
+from launch.adapters.nats.denials import Denials
 from launch.adapters.nats.dial import Dial, reachable
 from launch.adapters.nats.failures import ApiError, Complaints, shown, translated
-from launch.errors import BrokerUnavailable, BrokerUnsuitable
+from launch.adapters.nats.identity import DEFAULT_INBOX, client_options
+from launch.adapters.nats.tolerant import TolerantClient
+from launch.errors import BrokerUnavailable, BrokerUnsuitable, NotPermitted
+from launch.login import Credentials
 
 MIN_VERSION = (2, 12)
 REQUEST_TIMEOUT_S = 5.0
@@ -34,20 +36,23 @@ class Connection:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.client = NatsClient()
+        self.client = TolerantClient()
         self._connected_at: float | None = None
         self._listeners: set[Callable[[], None]] = set()
         self._background: set[asyncio.Task[None]] = set()
         self._dial: Dial | None = None
         self._complaints = Complaints()
+        self._inbox = DEFAULT_INBOX
+        self.denials = Denials()
 
     # -- coming and going ---------------------------------------------------------------------------------------
 
-    async def open(self, *, name: str, credentials: Path | None, timeout_s: float) -> None:
+    async def open(self, *, name: str, credentials: Credentials | None, timeout_s: float) -> None:
         """Connect and check the server. Raises `BrokerUnavailable` or `BrokerUnsuitable`, each in one line."""
+        options = client_options(credentials)
+        self._inbox = options.get("inbox_prefix", DEFAULT_INBOX)
         servers = await reachable(self.url, timeout_s)
         self._dial = Dial(self.url, len(servers))
-        options: dict[str, Any] = {"user_credentials": str(credentials)} if credentials else {}
         connecting = self.client.connect(
             servers,
             name=name,
@@ -120,13 +125,16 @@ class Connection:
                 f"JetStream does not answer at {shown(self.url)}: {error.message}",
                 hint="start nats-server with -js, or with this project's nats.conf",
             ) from error
+        except NotPermitted:
+            await self.close()
+            raise
 
     # -- events -------------------------------------------------------------------------------------------------
 
     async def _on_error(self, error: Exception) -> None:
         if self._dial is not None:
             self._dial.failed(error)
-        else:
+        elif not self.denials.note(error, self._inbox):
             self._complaints.note(error)
 
     async def _on_disconnect(self) -> None:
@@ -167,13 +175,23 @@ class Connection:
         timeout_s: float = REQUEST_TIMEOUT_S,
         what: str | None = None,
     ) -> Msg:
-        """One request, one answer."""
+        """One request, one answer. Raises `NotPermitted` at once if this user may not ask that."""
         task = asyncio.current_task()
         asked = task.cancelling() if task else 0
-        with translated(what or subject):
-            answer: Msg = await self.client.request(
-                subject, payload, timeout=timeout_s, headers=dict(headers) if headers else None
-            )
+        denied: list[NotPermitted] = []
+
+        def told(denial: NotPermitted) -> None:
+            denied.append(denial)
+            waiting.reschedule(0)
+
+        try:
+            async with asyncio.timeout(None) as waiting:
+                with translated(what or subject), self.denials.publishing(subject, told):
+                    answer: Msg = await self.client.request(
+                        subject, payload, timeout=timeout_s, headers=dict(headers) if headers else None
+                    )
+        except TimeoutError:
+            raise NotPermitted(f"{what or subject}: {denied[0].message}", hint=denied[0].hint) from None
         # Before Python 3.12 the `wait_for` in there loses a cancellation that comes together with the answer.
         if task and task.cancelling() > asked:
             raise asyncio.CancelledError
@@ -218,6 +236,7 @@ class Connection:
         async def deliver(msg: Msg) -> None:
             put(msg)
 
+        self.denials.subscribing(subject)
         with translated(f"subscribe to {subject}"):
             sub = await self.client.subscribe(subject, queue=group, cb=deliver)
         try:
@@ -227,10 +246,22 @@ class Connection:
                 await sub.unsubscribe()
 
 
+_ACK = "$JS.ACK."
+_STATUS_DIGITS = 3
+_UNKNOWN_STATUS = 500
+"""Of a control message that makes no sense: a failure."""
+
+
 def status_of(msg: Msg) -> int:
-    """The status code of a control message (404 no messages, 408 expired, 100 heartbeat, …), 0 for a real one."""
+    """The status code of a control message (404 no messages, 408 expired, 100 heartbeat, …), 0 for a real one.
+
+    Whoever published a stored message may have given it a header `Status`, too; but what a consumer delivers has an
+    ack subject, and what a direct get answers has a sequence and a stream, and the server's own words have neither.
+    """
     text = header_of(msg, "Status").strip()
-    return int(text) if text else 0
+    if not text or msg.reply.startswith(_ACK) or (header_of(msg, "Nats-Sequence") and header_of(msg, "Nats-Stream")):
+        return 0
+    return int(text) if text.isascii() and text.isdecimal() and len(text) == _STATUS_DIGITS else _UNKNOWN_STATUS
 
 
 def header_of(msg: Msg, name: str) -> str:

@@ -12,7 +12,7 @@ import structlog
 from nats.aio.msg import Msg
 
 from launch import subjects
-from launch.adapters.nats.connection import Connection, header_of
+from launch.adapters.nats.connection import Connection, header_of, status_of
 from launch.adapters.nats.failures import STREAM_NOT_FOUND, ApiError, NobodyAnswered
 from launch.adapters.nats.reader import read_stream
 from launch.ports import LogChunk, Synced
@@ -95,7 +95,7 @@ class NatsLogs:
                     return None
                 raise
             raise
-        return None if header_of(msg, "Status") else msg
+        return None if status_of(msg) else msg
 
 
 def _seq(msg: Msg) -> int:

@@ -25,7 +25,7 @@ from nats.aio.msg import Msg
 
 from launch import subjects
 from launch.adapters.chunking import chunked
-from launch.adapters.nats.connection import Connection, header_of, parse_time
+from launch.adapters.nats.connection import Connection, header_of, parse_time, status_of
 from launch.adapters.nats.failures import MESSAGE_NOT_FOUND, STREAM_FULL, STREAM_NOT_FOUND, ApiError, NobodyAnswered
 from launch.adapters.nats.reader import read_stream
 from launch.adapters.nats.upload import Upload
@@ -257,7 +257,7 @@ class NatsFiles:
         except NobodyAnswered:
             await self._connection.api(f"STREAM.INFO.{self._stream}")  # raises ApiError if there is no such store
             raise
-        return None if header_of(answer, "Status") else _parsed(answer)
+        return None if status_of(answer) else _parsed(answer)
 
     def _chunks(self, nuid: str) -> str:
         return f"$O.{self._store}.C.{nuid}"

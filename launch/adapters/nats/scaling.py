@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from launch import subjects
 from launch.adapters.nats.bucket import Bucket
-from launch.adapters.nats.connection import Connection, header_of
+from launch.adapters.nats.connection import Connection, header_of, status_of
 from launch.adapters.nats.failures import NobodyAnswered
 from launch.adapters.nats.reader import read_stream
 from launch.adapters.nats.records import parsed
@@ -86,7 +86,7 @@ class NatsScaling:
         except NobodyAnswered:
             await self._connection.api(f"STREAM.INFO.{subjects.SCALING_STREAM}")
             raise
-        return None if header_of(found, "Status") else int(header_of(found, "Nats-Sequence")) - 1
+        return None if status_of(found) else int(header_of(found, "Nats-Sequence")) - 1
 
     async def _read(self, stream: str, subject: str, model: type[M], *, after_seq: int) -> AsyncGenerator[M]:
         """What lies on a subject; what can't be read is left out."""
