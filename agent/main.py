@@ -16,6 +16,8 @@ from importlib.metadata import version
 import structlog
 
 from agent.adapters.docker import DockerEngine
+from agent.adapters.docker_config import DockerConfig
+from agent.adapters.ecr import EcrLogins
 from agent.adapters.host import host_name, take_agent_id
 from agent.adapters.imds import Imds
 from agent.cancels import heed_cancels, heed_lapses
@@ -24,12 +26,14 @@ from agent.core.container import ContainerPolicy
 from agent.core.ledger import Ledger
 from agent.core.outcome import StopCause
 from agent.holds import Hold, Holds
+from agent.images import Images
 from agent.intake import Intake
 from agent.lease import keep_leases
 from agent.metrics import Reporting
 from agent.ports import Engine, EngineInfo
 from agent.presence import Identity, Presence
 from agent.recovery import recover
+from agent.registries import Registries
 from agent.runner import Runner
 from agent.secrets import Secrets, open_secrets
 from agent.services import Services
@@ -59,6 +63,7 @@ async def run(broker: Broker, settings: AgentSettings, *, stop: asyncio.Event, a
     spec = await broker.queues.get(settings.queue)
     engine = DockerEngine(settings.docker_host)
     secrets = await open_secrets(settings.secrets)
+    registries = Registries(secrets, DockerConfig(), EcrLogins())
     try:
         info = await engine.info()
         identity = await asyncio.to_thread(take_agent_id, settings.data_dir, settings.agent_id)
@@ -74,12 +79,14 @@ async def run(broker: Broker, settings: AgentSettings, *, stop: asyncio.Event, a
                 identity.id,
                 gpus,
                 secrets=secrets,
+                registries=registries,
                 gpu_usage=gpu_usage,
             )
             await agent.run(stop, abort)
         finally:
             identity.close()
     finally:
+        await registries.close()
         await secrets.close()
         await engine.close()
 
@@ -109,6 +116,7 @@ class Agent:
         gpus: tuple[str, ...],
         *,
         secrets: Secrets | None = None,
+        registries: Registries | None = None,
         gpu_usage: Callable[[Sequence[str]], Mapping[str, GpuUsage]] | None = None,
     ) -> None:
         self._broker = broker
@@ -122,6 +130,7 @@ class Agent:
         self._claims = Claims(broker, clock, self._holds, agent_id=agent_id, lease_s=settings.presence_ttl_s)
         self._stores = Stores(broker)
         self._usage = UsageSampler(engine, broker.metrics, clock, every_s=settings.usage_every_s, gpus=gpu_usage)
+        secrets = secrets or Secrets()
         services = Services(
             engine=engine,
             broker=broker,
@@ -132,7 +141,8 @@ class Agent:
             settings=settings,
             policy=ContainerPolicy(),
             stores=self._stores,
-            secrets=secrets or Secrets(),
+            secrets=secrets,
+            images=Images(engine, registries or Registries(secrets), lambda: self._queue.registry_auth),
             reporting=Reporting(broker.metrics, engine, clock, self._usage),
             queue=lambda: self._queue,
         )

@@ -8,11 +8,12 @@ Every method of `Engine` raises `EngineUnavailable` when the engine can't be rea
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import AsyncGenerator, AsyncIterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Protocol
 
+from agent.core.registry_login import Credential
 from agent.core.secret_source import Source
 from launch.errors import LaunchError
 
@@ -139,6 +140,14 @@ class Usage:
     sent_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class PullProgress:
+    """How far a pull has come: bytes that are here, of those that are known to be needed so far."""
+
+    done_bytes: int
+    total_bytes: int
+
+
 class Engine(Protocol):
     """A container engine."""
 
@@ -150,8 +159,13 @@ class Engine(Protocol):
         """The image if it is present, else None."""
         ...
 
-    async def pull(self, reference: str) -> None:
-        """Fetch an image; returns when it is there. Takes as long as it takes."""
+    async def pull(
+        self, reference: str, *, login: Credential | None = None, progress: Callable[[PullProgress], None] | None = None
+    ) -> None:
+        """Fetch an image; returns when it is there. Takes as long as it takes.
+
+        `login` is for the registry that `reference` names. `progress` is told whenever there is some; it must not wait.
+        """
         ...
 
     async def create(self, name: str, config: Mapping[str, Any]) -> str:
@@ -239,6 +253,30 @@ class SecretStore(Protocol):
 
     async def get(self, name: str) -> bytes | None:
         """The secret of this name, a `launch.fields.SecretName`; None if there is none. Not cached, bounded in time."""
+        ...
+
+    async def close(self) -> None:
+        """Release what it holds. Idempotent."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """What a registry is asked with, if there is anything, where that comes from, and what was wrong on the way."""
+
+    credential: Credential | None
+    source: str
+    trouble: str = ""
+
+
+class LoginSource(Protocol):
+    """A place where logins to registries lie, or are made.
+
+    Raises `SecretRefused` and `SecretUnavailable`, nothing else; no password is in their messages or the log.
+    """
+
+    async def login(self, registry: str) -> Login | None:
+        """The login for a registry's host; None if this knows nothing of it. Bounded in time."""
         ...
 
     async def close(self) -> None:

@@ -230,15 +230,11 @@ class Runner:
 
     async def _image(self, hold: Hold) -> ImageInfo:
         """The job's image, fetched if need be."""
-        reference = hold.spec.image
-        image = await self._engine.image(reference)
-        if image is None:
-            await self._claims.move(hold, None, message=f"pulling {reference}")
-            _log.info("pulling", job=str(hold.job), image=reference)
-            await self._engine.pull(reference)
-            image = await self._engine.image(reference)
-        if image is None:
-            raise EngineError("pull", 404, f"the image {reference} was removed as soon as it was there")
+
+        async def tell(message: str) -> None:
+            await self._claims.move(hold, None, message=message)
+
+        image = await self._services.images.fetch(hold.spec.image, hold.spec.pull, tell)
         hold.digest = image.digest or image.id
         return image
 

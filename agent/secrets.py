@@ -64,6 +64,13 @@ class Secrets:
             variable: value if isinstance(value, str) else found[value.secret] for variable, value in spec.env.items()
         }
 
+    async def value(self, name: str, purpose: str) -> str:
+        """One secret that the agent itself needs, for `purpose`. Raises as `resolve` does."""
+        value = await self._look_up(name, purpose)
+        if value is None:
+            raise SecretRefused(self._not_found({name: purpose}))
+        return value
+
     async def close(self) -> None:
         """Let go of every store. Idempotent."""
         for store in self._stores:

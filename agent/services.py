@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from agent.claims import Claims
 from agent.core.container import ContainerPolicy
 from agent.holds import Holds
+from agent.images import Images
 from agent.metrics import Reporting
 from agent.ports import Engine
 from agent.secrets import Secrets
@@ -31,6 +32,7 @@ class Services:
     policy: ContainerPolicy
     stores: Stores
     secrets: Secrets
+    images: Images
     reporting: Reporting
     queue: Callable[[], QueueSpec]
     """The queue's spec as it is now."""

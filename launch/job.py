@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Self
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from launch.core.capacity import Amount
 from launch.fields import (
@@ -27,6 +28,20 @@ from launch.fields import (
     Words,
     WordsGiven,
 )
+
+
+class Pull(StrEnum):
+    """When a job's image is fetched from its registry."""
+
+    ALWAYS = "always"
+    MISSING = "missing"
+    NEVER = "never"
+
+
+def _pull(value: object) -> object:
+    if value not in tuple(Pull):
+        raise ValueError(f"found {str(value)[:60]!r}; allowed: {', '.join(Pull)}")
+    return value
 
 
 class Resources(Spec):
@@ -94,6 +109,8 @@ class JobSpec(Spec):
     """A title for people."""
     image: Image
     """The container image, such as `python:3.12`."""
+    pull: Annotated[Pull, BeforeValidator(_pull), WithJsonSchema({"enum": list(Pull)})] = Pull.MISSING
+    """When the image is fetched: always, if it is missing on the worker (also `:latest`), or never."""
     entrypoint: Words | None = None
     """Replaces the image's entrypoint. Unset: the image's own."""
     command: Words = ()
@@ -139,6 +156,7 @@ class JobSpec(Spec):
             job_type: str | None = None,
             name: Scalar | None = None,
             image: str,
+            pull: Pull | Literal["always", "missing", "never"] = ...,
             entrypoint: WordsGiven | None = None,
             command: WordsGiven = (),
             env: Mapping[str, Scalar | SecretRef | Mapping[str, str]] = {},

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, TypeAdapter, model_validator
 
 from launch.aws import AwsProvider
-from launch.fields import Cpus, Duration, Env, Image, Memory, Name, S3Url, Scalar, SecretRef, Spec
+from launch.core.registry import HOST_PATTERN, ecr_region, host_of
+from launch.fields import Cpus, Duration, Env, Image, Memory, Name, S3Url, Scalar, SecretName, SecretRef, Spec
 from launch.job import JobSpec, Resources
 
 __all__ = ["AwsProvider", "JobDefaults", "LocalProvider", "Provider", "QueueSpec", "StaticProvider"]
@@ -73,6 +75,56 @@ class JobDefaults(Spec):
         ) -> None: ...
 
 
+class RegistryLogin(Spec):
+    """A user of a private registry."""
+
+    username: Annotated[str, Field(min_length=1, max_length=255)]
+    """The user's name."""
+    password: SecretRef
+    """The password (or access token), as `{secret: NAME}`: the agent looks it up."""
+
+
+_SECRET_NAME: TypeAdapter[str] = TypeAdapter(SecretName)
+
+
+def _registry_auth(value: object) -> object:
+    """What was found is not repeated: people put the password itself here."""
+    if value == "ecr" or isinstance(value, RegistryLogin):
+        return value
+    if isinstance(value, dict) and set(value) == {"username", "password"}:
+        user, password = value["username"], value["password"]
+        if (
+            isinstance(user, str)
+            and 0 < len(user) <= 255
+            and isinstance(password, dict)
+            and set(password) == {"secret"}
+        ):
+            try:
+                name = _SECRET_NAME.validate_python(password["secret"])
+            except ValueError:
+                pass
+            else:
+                return RegistryLogin(username=user, password=SecretRef(secret=name))
+    raise ValueError("found something else than a login; allowed: ecr, or {username: NAME, password: {secret: NAME}}")
+
+
+def _registry_host(value: object) -> object:
+    host = host_of(value) if isinstance(value, str) else ""
+    if "@" in str(value) or not re.fullmatch(HOST_PATTERN, host, re.ASCII):
+        raise ValueError(
+            "found something else than a registry; allowed: its host, such as ghcr.io or registry.lan:5000"
+        )
+    return host
+
+
+RegistryAuth = Literal["ecr"] | RegistryLogin
+"""How one registry is logged in to: by a token of ECR, or as a user."""
+RegistryAuths = Annotated[
+    dict[Annotated[str, BeforeValidator(_registry_host)], Annotated[RegistryAuth, BeforeValidator(_registry_auth)]],
+    Field(max_length=64),
+]
+
+
 class QueueSpec(Spec):
     """One queue: its name, who works for it, and between which bounds."""
 
@@ -96,6 +148,8 @@ class QueueSpec(Spec):
     """How many jobs one worker runs at a time. Unset: one a CPU."""
     artifacts: S3Url | None = None
     """Where artifacts and checkpoints are kept. Unset: in NATS, with the rest."""
+    registry_auth: RegistryAuths = Field(default_factory=dict)
+    """Logins to private registries, by host: `ecr`, or a username and a password that the agent looks up."""
 
     if TYPE_CHECKING:
 
@@ -112,6 +166,7 @@ class QueueSpec(Spec):
             job_types: list[str] | tuple[str, ...] | None = None,
             max_jobs_per_agent: int | None = None,
             artifacts: str | None = None,
+            registry_auth: Mapping[str, RegistryAuth | Mapping[str, object]] = {},
         ) -> None: ...
 
     @model_validator(mode="after")
@@ -121,6 +176,9 @@ class QueueSpec(Spec):
                 f"found min_instances {self.min_instances} with max_instances {self.max_instances}; "
                 "allowed: min_instances of at most max_instances"
             )
+        for host, auth in self.registry_auth.items():
+            if auth == "ecr" and ecr_region(host) is None:
+                raise ValueError(f"found ecr for {host}; allowed: ecr for NUMBER.dkr.ecr.REGION.amazonaws.com alone")
         return self
 
     def with_defaults(self, job: JobSpec) -> JobSpec:

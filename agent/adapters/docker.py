@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Mapping
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -19,6 +19,8 @@ from agent.adapters.docker_answers import container_of, image_of, message_of, pa
 from agent.adapters.docker_link import SERVER_ERROR, EngineLink
 from agent.core.container import same_attempt
 from agent.core.frames import FrameParser, since_parameter
+from agent.core.pulls import PullMeter
+from agent.core.registry_login import Credential, header_of
 from agent.ports import (
     Container,
     EngineError,
@@ -27,8 +29,10 @@ from agent.ports import (
     ImageInfo,
     LogFrame,
     PathInfo,
+    PullProgress,
     Usage,
 )
+from launch.core.registry import registry_of
 
 LOOK_LIMIT_S: Final = 30.0
 """For calls that only read the engine's memory."""
@@ -39,6 +43,7 @@ _NOT_MODIFIED, _NOT_FOUND, _CONFLICT = 304, 404, 409
 _ADOPT_PAUSE_S = 0.05
 READ_AHEAD_BYTES: Final = 1024**2
 """So much of an archive is read before it is asked for (at most twice as much), so that engine and store both work."""
+_LOGIN_HEADER = "X-Registry-Auth"
 _STAT_HEADER = "X-Docker-Container-Path-Stat"
 
 
@@ -64,21 +69,28 @@ class DockerEngine(EngineLink):
                 return None
             raise
 
-    async def pull(self, reference: str) -> None:
+    async def pull(
+        self, reference: str, *, login: Credential | None = None, progress: Callable[[PullProgress], None] | None = None
+    ) -> None:
         """Fetch an image; returns when it is there. Takes as long as it takes."""
+        headers = {_LOGIN_HEADER: header_of(login, registry_of(reference))} if login is not None else {}
+        meter = PullMeter()
         parameters = {"fromImage": reference}
         if not {":", "@"} & set(reference.rsplit("/", 1)[-1]):
             # Without a tag the engine would fetch every tag there is.
             parameters["tag"] = "latest"
-        async with self._stream("pull", "POST", "images/create", parameters) as content:
+        async with self._stream("pull", "POST", "images/create", parameters, headers=headers) as content:
             while True:
                 with self._translated("pull"):
                     line = await content.readline()
-                    progress = json.loads(line) if line.strip() else {}
-                if "error" in progress:
-                    raise EngineError("pull", SERVER_ERROR, str(progress["error"]))
+                    said = json.loads(line) if line.strip() else {}
+                if "error" in said:
+                    raise EngineError("pull", SERVER_ERROR, str(said["error"]))
                 if not line:
                     break
+                come = meter.feed(said)
+                if come is not None and progress is not None:
+                    progress(come)
         if await self.image(reference) is None:
             raise EngineError("pull", SERVER_ERROR, "the engine ended the pull, but the image is not there")
 

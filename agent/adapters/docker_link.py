@@ -76,7 +76,14 @@ class EngineLink:
             yield response
 
     async def _send(
-        self, method: str, path: str, parameters: Mapping[str, str], *, unframed: bool = False, **more: Any
+        self,
+        method: str,
+        path: str,
+        parameters: Mapping[str, str],
+        *,
+        unframed: bool = False,
+        headers: Mapping[str, str] = {},
+        **more: Any,
     ) -> aiohttp.ClientResponse:
         """One request. `unframed`: with an answer that just ends, whether it is complete or the connection broke.
 
@@ -88,7 +95,7 @@ class EngineLink:
             await docker.version()
         url = f"{docker.docker_host}/{docker.api_version}/{path}"
         session = self._unframed(docker) if unframed else docker.session
-        return await session.request(method, url, params=parameters, headers=_PLAIN, **more)
+        return await session.request(method, url, params=parameters, headers={**_PLAIN, **headers}, **more)
 
     def _unframed(self, docker: Docker) -> aiohttp.ClientSession:
         if self._plain is None:

@@ -21,6 +21,8 @@ class Refusal:
     steps: tuple[str, ...] = ()
     statuses: tuple[int, ...] = ()
     phrases: tuple[str, ...] = ()
+    network: bool = False
+    """Whether it is the network's doing, which may be over in a moment."""
 
 
 PULL, CREATE, START = ("pull",), ("create",), ("start",)
@@ -80,9 +82,34 @@ REFUSALS: Final = (
     ),
     Refusal(
         Reason.IMAGE_PULL_FAILED,
+        "the worker does not trust the registry's certificate; give its engine the registry's CA",
+        steps=PULL,
+        phrases=("x509: ", "server gave http response to https client"),
+    ),
+    Refusal(
+        Reason.IMAGE_PULL_FAILED,
         "the registry could not be reached; check the image's host name, the network and the proxy",
         steps=PULL,
-        phrases=("no such host", "connection refused", "i/o timeout", "unexpected eof", "tls: ", "x509: "),
+        phrases=(
+            "no such host",
+            "connection refused",
+            "connection reset",
+            "broken pipe",
+            "i/o timeout",
+            "eof",
+            "timeout exceeded",
+            "deadline exceeded",
+            "handshake timeout",
+            "no route to host",
+            "network is unreachable",
+            "server misbehaving",
+            "temporary failure",
+            "received unexpected http status: 5",
+            "bad gateway",
+            "service unavailable",
+            "tls: ",
+        ),
+        network=True,
     ),
     Refusal(
         Reason.IMAGE_NOT_FOUND,

@@ -15,12 +15,13 @@ import asyncio
 import secrets
 import signal as signals
 from collections import defaultdict, deque
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from agent.core.container import same_attempt
 from agent.core.frames import nanoseconds, timestamp
+from agent.core.registry_login import Credential
 from agent.ports import (
     Container,
     EngineError,
@@ -29,6 +30,7 @@ from agent.ports import (
     ImageInfo,
     LogFrame,
     PathInfo,
+    PullProgress,
     Usage,
 )
 from launch.ports import Clock
@@ -118,6 +120,12 @@ class FakeEngine:
         """Fault: following drops so many frames at the end of a container's output, as a real engine may."""
         self.pull_gate: asyncio.Event | None = None
         """While it is set to an event that is clear, pulls take for ever."""
+        self.pull_progress: tuple[PullProgress, ...] = ()
+        """What each pull tells at its beginning."""
+        self.private: dict[str, Credential] = {}
+        """Images of `registry` that are given to this login alone."""
+        self.logins: list[Credential | None] = []
+        """What each pull came with."""
         self._clock = clock or LoopClock()
         self._last_ns = 0
         self._running = True
@@ -187,13 +195,21 @@ class FakeEngine:
         await self._call("image", reference)
         return self.images.get(reference)
 
-    async def pull(self, reference: str) -> None:
+    async def pull(
+        self, reference: str, *, login: Credential | None = None, progress: Callable[[PullProgress], None] | None = None
+    ) -> None:
         """Fetch an image from `registry`."""
         await self._call("pull", reference)
+        self.logins.append(login)
+        for come in self.pull_progress:
+            if progress is not None:
+                progress(come)
         if self.pull_gate is not None:
             await self.pull_gate.wait()
         if reference not in self.registry:
             raise EngineError("pull", 404, f"manifest for {reference} not found: manifest unknown: manifest unknown")
+        if reference in self.private and login != self.private[reference]:
+            raise EngineError("pull", 500, f"Head {reference}: no basic auth credentials")
         digest = f"sha256:{secrets.token_hex(32)}"
         self.images[reference] = ImageInfo(digest, f"{reference.partition(':')[0]}@{digest}")
         self._reply("pull")

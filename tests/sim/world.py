@@ -18,8 +18,9 @@ from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any, TypeVar
 
+from agent.core.registry_login import Credential
 from agent.main import Agent
-from agent.ports import Container, EngineInfo, EngineUnavailable, ImageInfo, LogFrame, PathInfo, Usage
+from agent.ports import Container, EngineInfo, EngineUnavailable, ImageInfo, LogFrame, PathInfo, PullProgress, Usage
 from agent.settings import AgentSettings, OnLostContact
 from launch.client import Client
 from launch.core.states import TERMINAL_STATES
@@ -439,8 +440,10 @@ class Grip:
     async def image(self, reference: str) -> ImageInfo | None:
         return await self._ask("image", lambda: self._engine.image(reference))
 
-    async def pull(self, reference: str) -> None:
-        await self._ask("pull", lambda: self._engine.pull(reference))
+    async def pull(
+        self, reference: str, *, login: Credential | None = None, progress: Callable[[PullProgress], None] | None = None
+    ) -> None:
+        await self._ask("pull", lambda: self._engine.pull(reference, login=login, progress=progress))
 
     async def create(self, name: str, config: Mapping[str, Any]) -> str:
         return await self._tell("create", lambda: self._engine.create(name, config))

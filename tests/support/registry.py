@@ -7,6 +7,8 @@ has ended.
 
 from __future__ import annotations
 
+import base64
+import json
 import re
 import shutil
 import subprocess
@@ -46,14 +48,32 @@ def registry_binary() -> str:
     return str(binary)
 
 
-class Registry:
-    """One registry with its images in `store`."""
+USER, PASSWORD = "alice", "correct-horse"
+_HTPASSWD = f"{USER}:$2b$05$abcdefghijklmnopqrstuuZ0Fx87Pb/Aqb0E90lfvCwzXnaFKUHpS\n"
+"""The password as bcrypt has it; nothing else is understood."""
 
-    def __init__(self, store: Path) -> None:
+
+def docker_config(folder: Path, address: str, password: str = PASSWORD) -> Path:
+    """A folder for DOCKER_CONFIG that is logged in to a registry."""
+    folder.mkdir(parents=True, exist_ok=True)
+    encoded = base64.b64encode(f"{USER}:{password}".encode()).decode()
+    (folder / "config.json").write_text(json.dumps({"auths": {address: {"auth": encoded}}}))
+    return folder
+
+
+class Registry:
+    """One registry with its images in `store`; a `private` one wants `USER` and `PASSWORD`.
+
+    With TLS and a wrong password an engine tries a registry on loopback without TLS, too, and tells of that alone.
+    """
+
+    def __init__(self, store: Path, *, private: bool = False, tls: bool = False) -> None:
         self.address = ""
         """`127.0.0.1:PORT`, what an image's name begins with."""
         self.log: list[str] = []
         self._store = store
+        self._private = private
+        self._tls = tls
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
         self._ready = threading.Event()
@@ -65,7 +85,7 @@ class Registry:
         config.write_text(
             "version: 0.1\n"
             f'storage: {{filesystem: {{rootdirectory: "{self._store / "data"}"}}}}\n'
-            'http: {addr: "127.0.0.1:0"}\n'
+            + (self._guarded() if self._private else 'http: {addr: "127.0.0.1:0"}\n')
         )
         self._process = subprocess.Popen(
             [registry_binary(), "serve", str(config)],
@@ -101,10 +121,24 @@ class Registry:
         reference = f"{self.address}/{name}"
         _docker("tag", image, reference)
         try:
-            _docker("push", "--quiet", reference)
+            login = ["--config", str(docker_config(self._store / "login", self.address))] if self._private else []
+            _docker(*login, "push", "--quiet", reference)
         finally:
             forget(reference)
         return reference
+
+    def _guarded(self) -> str:
+        """The part of the configuration that asks for a login, over TLS or not; makes what that needs."""
+        users = self._store / "htpasswd"
+        users.write_text(_HTPASSWD)
+        auth = f'auth: {{htpasswd: {{realm: test, path: "{users}"}}}}\n'
+        if not self._tls:
+            return f'http: {{addr: "127.0.0.1:0"}}\n{auth}'
+        key, certificate = str(self._store / "key.pem"), str(self._store / "cert.pem")
+        made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+        named = ["-days", "2", "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
+        _run([*made, *named, "-keyout", key, "-out", certificate])
+        return f'http: {{addr: "127.0.0.1:0", tls: {{certificate: "{certificate}", key: "{key}"}}}}\n{auth}'
 
     def _read_log(self, stream: IO[str]) -> None:
         with stream:
