@@ -18,6 +18,8 @@ from agent.core.claim import Verdict
 from agent.core.crash import account_of
 from agent.core.fitting import Fit, FitDecision, decide_fit
 from agent.core.outcome import StopCause
+from agent.core.policy import account, denials
+from agent.core.rules import AgentPolicy
 from agent.holds import Hold, Holds
 from launch.core.capacity import Amount
 from launch.core.quantity import show_duration
@@ -62,6 +64,7 @@ class Intake:
         queue: Callable[[], QueueSpec],
         job_types: Sequence[str] | None,
         hold_s: float,
+        policy: AgentPolicy,
     ) -> None:
         """`start` runs a claimed job in a task of its own; `queue` gives the queue's spec as it is now."""
         self._broker = broker
@@ -73,6 +76,7 @@ class Intake:
         self._queue = queue
         self._job_types = job_types
         self._hold_s = hold_s
+        self._policy = policy
         self._consumers: tuple[WorkConsumer, ...] = ()
         self._consumers_changed = asyncio.Event()
         self._room = holds.watch()
@@ -207,6 +211,9 @@ class Intake:
         if spec.expire_after is not None and waited_s > spec.expire_after and not offer.started_before:
             message = f"waited {show_duration(waited_s)}, expire_after is {show_duration(spec.expire_after)}"
             await self._claims.refuse(offer, Reason.EXPIRED, message, spec)
+            return
+        if denied := denials(spec, self._policy):
+            await self._claims.refuse(offer, Reason.POLICY_DENIED, account(denied), spec)
             return
         amount = spec.resources.amount()
         decision = await self._fit(offer, amount)

@@ -22,7 +22,6 @@ from agent.adapters.host import host_name, take_agent_id
 from agent.adapters.imds import Imds
 from agent.cancels import heed_cancels, heed_lapses
 from agent.claims import Claims
-from agent.core.container import ContainerPolicy
 from agent.core.ledger import Ledger
 from agent.core.outcome import StopCause
 from agent.holds import Hold, Holds
@@ -139,7 +138,7 @@ class Agent:
             clock=clock,
             agent_id=agent_id,
             settings=settings,
-            policy=ContainerPolicy(),
+            policy=settings.policy.container(),
             stores=self._stores,
             secrets=secrets,
             images=Images(engine, registries or Registries(secrets), lambda: self._queue.registry_auth),
@@ -232,6 +231,7 @@ class Agent:
                 queue=lambda: self._queue,
                 job_types=self._settings.job_types,
                 hold_s=self._settings.hold_s,
+                policy=self._settings.policy,
             )
             taking = jobs.create_task(intake.run(), name="intake")
             stopping = jobs.create_task(stop.wait(), name="stop")

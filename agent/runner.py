@@ -25,6 +25,7 @@ from agent.core.outcome import (
     outcome_of_stop,
     reason_of_engine_error,
 )
+from agent.core.policy import account, user_denials
 from agent.core.secret_source import references
 from agent.holds import Hold
 from agent.logs import LogPump
@@ -205,6 +206,8 @@ class Runner:
         # Before the image is fetched, which may take long: what is missing is told at once.
         env = await self._services.secrets.resolve(hold.spec)
         image = await self._image(hold)
+        if denied := user_denials(hold.spec, image.user, self._services.settings.policy):
+            raise Unready(Reason.POLICY_DENIED, account(denied))
         workdir = working_directory(hold.spec, image)
         config = container_config(
             hold.spec,

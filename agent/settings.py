@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from agent.core.rules import AgentPolicy
+
 
 class OnLostContact(StrEnum):
     """What becomes of running jobs when the broker can't be reached for as long as the lease."""
@@ -58,6 +60,8 @@ class AgentSettings:
     secrets: tuple[str, ...] = ("env",)
     """Where secrets are looked up, in this order: `env` (variables `LAUNCH_SECRET_<NAME>`), `dir:PATH` (a file each),
     `ssm:/prefix/` and `secretsmanager:prefix/` (AWS)."""
+    policy: AgentPolicy = field(default_factory=AgentPolicy)
+    """What jobs may ask for, and what their containers are made with."""
     usage_every_s: float = 15.0
     """How often each running container's CPU, memory and network use is measured."""
     max_artifact_files: int = 100_000

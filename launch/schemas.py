@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,13 @@ def schema_text(model: type[Spec]) -> str:
 
 def main(arguments: list[str]) -> int:
     """Write the files, or with `--check` compare them; returns the exit code."""
+    return write(MODELS, arguments, again="python -m launch.schemas")
+
+
+def write(models: Mapping[str, type[Spec]], arguments: list[str], *, again: str) -> int:
+    """The same for any models; `again` is the command that a stale file's message names."""
     stale = []
-    for name, model in MODELS.items():
+    for name, model in models.items():
         path = FOLDER / name
         text = schema_text(model)
         if "--check" not in arguments:
@@ -36,7 +42,7 @@ def main(arguments: list[str]) -> int:
         elif not path.exists() or path.read_text() != text:
             stale.append(name)
     if stale:
-        sys.stderr.write(f"not current: {', '.join(stale)}; run: python -m launch.schemas\n")
+        sys.stderr.write(f"not current: {', '.join(stale)}; run: {again}\n")
     return 1 if stale else 0
 
 

@@ -49,6 +49,11 @@ def load_queue(path: Path) -> QueueSpec:
     return parse_queue_yaml(_read(path), source=str(path))
 
 
+def load(model: type[S], path: Path) -> S:
+    """The YAML file at `path` as a `model`; for files of other kinds than these two."""
+    return build(model, _load_yaml(_read(path), str(path)), source=str(path))
+
+
 def parse_job_yaml(text: str, *, source: str) -> JobSpec:
     """A job spec from YAML text."""
     return build(JobSpec, _load_yaml(text, source), source=source)

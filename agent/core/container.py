@@ -51,6 +51,8 @@ class ContainerPolicy:
     network: str = "bridge"
     """The engine's network mode."""
     cap_drop: tuple[str, ...] = DROPPED_CAPABILITIES
+    cap_add: tuple[str, ...] = ()
+    """What an operator grants beside what is left; `agent.core.rules` says which can be."""
     no_new_privileges: bool = True
     pids_limit: int = 4096
     """Processes and threads; a fork bomb ends here. Data loaders with hundreds of threads fit."""
@@ -171,6 +173,8 @@ def _host_config(spec: JobSpec, policy: ContainerPolicy, gpus: Sequence[str]) ->
             "Config": {"max-size": str(policy.log_file_bytes), "max-file": "2"},
         },
     }
+    if policy.cap_add:
+        host["CapAdd"] = list(policy.cap_add)
     resources = spec.resources
     if resources.cpu is not None:
         host["NanoCpus"] = max(MIN_NANO_CPUS, round(resources.cpu * 1_000_000_000))

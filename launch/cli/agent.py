@@ -52,6 +52,15 @@ def agent(
             "repeatable, asked in this order. Else env: the variables LAUNCH_SECRET_<NAME>.",
         ),
     ] = None,
+    policy: Annotated[
+        Path | None,
+        typer.Option(
+            "--policy",
+            metavar="FILE",
+            envvar="LAUNCH_AGENT_POLICY",
+            help="What jobs may ask for (agent.yaml); else the safe default.",
+        ),
+    ] = None,
     drain_timeout: DrainOption = "1h",
     on_lost_contact: Annotated[
         str,
@@ -97,6 +106,8 @@ def agent(
 ) -> None:
     """Run a queue's jobs on this machine until told to stop."""
     from agent.adapters.imds import metadata_address
+    from agent.core.rules import AgentPolicy
+    from agent.policyfile import load_policy
     from agent.settings import AgentSettings, OnLostContact
     from launch.core.reference import is_reference
     from launch.logging import set_up_logging
@@ -116,6 +127,7 @@ def agent(
         labels=_labels(label or []),
         instance=instance,
         secrets=_secrets(secrets or ["env"]),
+        policy=load_policy(policy) if policy is not None else AgentPolicy(),
         docker_host=os.environ.get("DOCKER_HOST") or None,
         presence_ttl_s=seconds(presence_ttl, "--presence-ttl"),
         on_lost_contact=OnLostContact(on_lost_contact),

@@ -1,0 +1,88 @@
+"""`agent.yaml` as operators write it: what is wrong is named with file, key and what is meant."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from agent import policyfile
+from agent.core.rules import AgentPolicy
+from agent.policyfile import load_policy
+from launch import schemas
+from launch.errors import SpecError
+
+FULL = """
+images:
+  allow: [ghcr.io/acme/*, "docker.io/library/python:3.*"]
+  deny: [ghcr.io/acme/old-*]
+  by_digest: false
+network: none
+users: {allow_root: false, uids: [1000, 1001]}
+capabilities: {drop: [ALL], add: [CHOWN]}
+limits: {cpu: 8, memory: 32Gi, gpu: 1, shm_size: 8Gi, timeout: 12h, pids: 2048}
+secrets: [team-a/*]
+inputs: [s3://acme-data/public]
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "agent.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_the_whole_of_a_file_is_read(tmp_path: Path) -> None:
+    policy = load_policy(write(tmp_path, FULL))
+    assert policy.images.allow == ("ghcr.io/acme/*", "docker.io/library/python:3.*")
+    assert (policy.users.allow_root, policy.users.uids) == (False, (1000, 1001))
+    assert (policy.limits.memory, policy.limits.timeout, policy.limits.pids) == (32 * 1024**3, 12 * 3600, 2048)
+
+
+def test_what_is_left_out_is_as_without_a_file(tmp_path: Path) -> None:
+    assert load_policy(write(tmp_path, "network: bridge\n")) == AgentPolicy()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("imagse: {}", "agent.yaml: imagse: found an unknown key; allowed: images, network"),
+        ("imagse: {}", "did you mean 'images'?"),
+        (
+            "images: {alow: []}",
+            "images.alow: found an unknown key; allowed: allow, deny, by_digest; did you mean 'allow'?",
+        ),
+        ("privileged: true", "privileged: found an unknown key"),
+        ("network: host", "network: found 'host'; allowed: bridge, none"),
+        ("capabilities: {add: [SYS_ADMIN]}", "found 'SYS_ADMIN'; allowed: AUDIT_WRITE"),
+        ("users: {allow_root: perhaps}", "users.allow_root: found 'perhaps'; allowed: true or false"),
+        ("users: {uids: []}", "users.uids: "),
+        ("limits: {memory: much}", "limits.memory: found 'much'"),
+        ("limits: {pids: 1}", "limits.pids: found '1'; allowed: at least 16"),
+        ("images: {allow: [python]}", "allowed: a pattern that begins with the registry"),
+        ("inputs: [/data]", "allowed: s3://bucket"),
+        ("", "found nothing; allowed: the keys images"),
+        ("a: &a [*a]", "agent.yaml: "),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        load_policy(write(tmp_path, text))
+    assert words in caught.value.message
+
+
+def test_a_file_that_is_not_there_is_no_policy(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="can't be read: No such file"):
+        load_policy(tmp_path / "agent.yaml")
+
+
+def test_the_committed_schema_is_current_and_takes_what_operators_write() -> None:
+    assert policyfile.main(["--check"]) == 0
+    schema = json.loads((schemas.FOLDER / policyfile.SCHEMA).read_text())
+    for model in (schema, *schema["$defs"].values()):
+        assert model["additionalProperties"] is False
+        assert all(value.get("description") for value in model["properties"].values())
+    jsonschema = pytest.importorskip("jsonschema", reason="comes with the development requirements")
+    jsonschema.validate(yaml.safe_load(FULL), schema)
