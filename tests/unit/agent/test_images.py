@@ -1,0 +1,142 @@
+"""One pull for all who want an image; network faults tried again, everything else told with its reason."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from agent.core.outcome import Unready
+from agent.core.pulls import PullMeter, show_pull
+from agent.core.registry_login import Credential
+from agent.images import TELL_EVERY_S, Images
+from agent.ports import EngineError, PullProgress
+from agent.registries import Registries
+from agent.secrets import Secrets
+from launch.core.states import Reason
+from launch.job import Pull
+from tests.fakes.engine import FakeEngine
+from tests.unit.agent.worlds import simulated
+
+IMAGE = "registry.lan/tool:1"
+BROKEN = EngineError("pull", 500, "read tcp 10.0.0.1:1->10.0.0.2:443: read: connection reset by peer")
+
+
+def images(engine: FakeEngine) -> Images:
+    return Images(engine, Registries(Secrets()), dict)
+
+
+async def hush(_: str) -> None:
+    """Nobody listens."""
+
+
+def pulls(engine: FakeEngine) -> int:
+    return sum(step == "pull" for step, _ in engine.calls)
+
+
+@simulated
+async def test_jobs_that_want_the_same_image_share_one_pull() -> None:
+    engine = FakeEngine(registry=[IMAGE])
+    some = images(engine)
+    found = await asyncio.gather(*(some.fetch(IMAGE, pull, hush) for pull in (Pull.MISSING, Pull.ALWAYS, Pull.MISSING)))
+    assert pulls(engine) == 1
+    assert len({one.id for one in found}) == 1
+
+
+@simulated
+async def test_a_job_that_leaves_does_not_end_the_pull_of_another_and_the_last_does() -> None:
+    engine = FakeEngine(registry=[IMAGE])
+    engine.pull_gate = asyncio.Event()
+    some = images(engine)
+    one, two = (asyncio.create_task(some.fetch(IMAGE, Pull.MISSING, hush)) for _ in range(2))
+    await asyncio.sleep(1)
+    one.cancel()
+    await asyncio.wait({one})
+    engine.pull_gate.set()
+    assert (await two).digest is not None
+    engine.pull_gate = asyncio.Event()
+    three = asyncio.create_task(some.fetch(IMAGE, Pull.ALWAYS, hush))
+    await asyncio.sleep(1)
+    three.cancel()
+    await asyncio.wait({three})
+    assert [task.get_name() for task in asyncio.all_tasks() if task.get_name().startswith("pull of")] == []
+
+
+@simulated
+async def test_a_broken_network_is_tried_again_for_a_while() -> None:
+    engine = FakeEngine(registry=[IMAGE])
+    engine.fail("pull", BROKEN)
+    engine.fail("pull", BROKEN)
+    assert (await images(engine).fetch(IMAGE, Pull.MISSING, hush)).digest is not None
+    assert pulls(engine) == 3
+    for _ in range(4):
+        engine.fail("pull", BROKEN)
+    with pytest.raises(Unready, match="could not be reached") as caught:
+        await images(engine).fetch(IMAGE, Pull.ALWAYS, hush)
+    assert caught.value.reason is Reason.IMAGE_PULL_FAILED
+    assert pulls(engine) == 7
+
+
+@pytest.mark.parametrize(
+    ("said", "reason", "advice"),
+    [
+        ("no basic auth credentials", Reason.IMAGE_UNAUTHORIZED, "log it in"),
+        ("manifest unknown: manifest unknown", Reason.IMAGE_NOT_FOUND, "check its name and tag"),
+        ("write /var/lib/x: no space left on device", Reason.IMAGE_PULL_FAILED, "disk is full"),
+        ("no matching manifest for linux/arm64", Reason.IMAGE_PULL_FAILED, "platform"),
+        ("x509: certificate signed by unknown authority", Reason.IMAGE_PULL_FAILED, "certificate"),
+    ],
+)
+def test_anything_else_is_told_at_once(said: str, reason: Reason, advice: str) -> None:
+    @simulated
+    async def test() -> None:
+        engine = FakeEngine(registry=[IMAGE])
+        engine.fail("pull", EngineError("pull", 500, said))
+        with pytest.raises(Unready, match=advice) as caught:
+            await images(engine).fetch(IMAGE, Pull.MISSING, hush)
+        assert caught.value.reason is reason
+        assert pulls(engine) == 1
+
+    test()
+
+
+@simulated
+async def test_progress_is_told_in_steps_and_not_more_often() -> None:
+    engine = FakeEngine(registry=[IMAGE])
+    engine.pull_gate = asyncio.Event()
+    engine.pull_progress = tuple(PullProgress(done * 2**20, 100 * 2**20) for done in range(35))
+    told: list[str] = []
+
+    async def tell(text: str) -> None:
+        told.append(text)
+
+    fetching = asyncio.create_task(images(engine).fetch(IMAGE, Pull.MISSING, tell))
+    await asyncio.sleep(10 * TELL_EVERY_S)
+    engine.pull_gate.set()
+    await fetching
+    assert told == [f"pulling {IMAGE}", f"pulling {IMAGE}: 34 % of 100Mi"]
+
+
+def test_layers_are_added_up_and_nonsense_is_passed_over() -> None:
+    meter = PullMeter()
+
+    def said(layer: Any, status: str, current: Any = 0, total: Any = 0) -> PullProgress | None:
+        return meter.feed({"id": layer, "status": status, "progressDetail": {"current": current, "total": total}})
+
+    assert said("a", "Downloading", 10, 100) == PullProgress(10, 100)
+    assert said("b", "Downloading", 50, 100) == PullProgress(60, 200)
+    assert said("a", "Download complete") == PullProgress(150, 200)
+    assert said("a", "Extracting", 3, 7) is None
+    assert said("c", "Downloading", "x", -1) is None
+    assert said(None, "Downloading", 1, 2) is None
+    assert meter.feed({"status": "Pulling from x"}) is None
+    assert show_pull("x", None) == "pulling x"
+
+
+@simulated
+async def test_the_login_goes_to_the_engine() -> None:
+    engine = FakeEngine(registry=[IMAGE])
+    engine.private[IMAGE] = Credential("bob", "x")
+    with pytest.raises(Unready, match="with no login"):
+        await images(engine).fetch(IMAGE, Pull.MISSING, hush)
