@@ -11,7 +11,7 @@ import pytest
 
 from agent.adapters import docker
 from agent.adapters.docker import DockerEngine
-from agent.ports import Engine, EngineError, EngineUnavailable
+from agent.ports import Engine, EngineError, EngineUnavailable, PullProgress
 from launch.errors import LaunchError
 
 VERSION = {"ApiVersion": "1.41"}
@@ -93,6 +93,14 @@ async def test_a_pull_is_over_when_the_image_is_there(canned: Canned, engine: Do
     found = await engine.image("r/x:1")
     assert found is not None
     assert (found.id, found.digest) == ("sha256:1", "r/x@sha256:2")
+
+
+async def test_a_pull_tells_its_progress(canned: Canned, engine: DockerEngine) -> None:
+    layer = b'{"status":"Downloading","progressDetail":{"current":1,"total":2},"id":"a"}\r\n'
+    canned.answers |= {"/images/create": answer(200, layer), "/images/x:1/json": PRESENT}
+    told: list[PullProgress] = []
+    await engine.pull("x:1", progress=told.append)
+    assert told == [PullProgress(1, 2)]
 
 
 @pytest.mark.parametrize(
