@@ -6,6 +6,7 @@ job at once with a message that says how; a store that does not answer is the in
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -43,8 +44,8 @@ async def put_code(engine: Engine, files: Files, container: str, code: CodeRef, 
     """Unpack the job's code in its working directory."""
     try:
         async with aclosing(files.read(code.sha256)) as pieces:
-            # The store checks at the end what it gave; before that nothing is started.
-            await engine.put(container, folder, pieces)
+            # It is checked at the end what the store gave; before that nothing is started.
+            await engine.put(container, folder, _as_named(pieces, code))
     except NotFound:
         raise Unready(
             Reason.INVALID_SPEC,
@@ -55,6 +56,20 @@ async def put_code(engine: Engine, files: Files, container: str, code: CodeRef, 
         raise
     except StoreError as error:
         raise Unready(Reason.INVALID_SPEC, f"the job's code can't be used: {error.message}") from None
+
+
+async def _as_named(pieces: AsyncGenerator[bytes], code: CodeRef) -> AsyncGenerator[bytes]:
+    """The same pieces; raises `StoreError` if they are not what the job names: whoever may store may replace."""
+    digest = hashlib.sha256()
+    size = 0
+    async for piece in pieces:
+        size += len(piece)
+        if size > code.size:
+            raise StoreError(f"it is larger than the {code.size} bytes that the job says")
+        digest.update(piece)
+        yield piece
+    if digest.hexdigest() != code.sha256:
+        raise StoreError("its checksum is not the one that the job names: somebody has replaced it")
 
 
 async def put_inputs(engine: Engine, stores: Stores, records: Records, container: str, spec: JobSpec) -> None:

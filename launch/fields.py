@@ -9,9 +9,12 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Annotated, Any, Protocol, SupportsIndex
 
 from pydantic import (
+    AfterValidator,
+    AwareDatetime,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -276,3 +279,18 @@ ContainerPath = Annotated[str, BeforeValidator(_container_path), WithJsonSchema(
 
 Labels = Annotated[dict[Annotated[str, Field(max_length=128)], Text], BeforeValidator(_mapping)]
 """The user's own marks on a job."""
+
+
+def _moment(value: datetime) -> datetime:
+    if not _FIRST_YEAR <= value.year <= _LAST_YEAR:
+        raise ValueError(f"found the year {value.year}; allowed: {_FIRST_YEAR} to {_LAST_YEAR}")
+    return value
+
+
+_FIRST_YEAR, _LAST_YEAR = 1970, 9000
+
+Moment = Annotated[AwareDatetime, AfterValidator(_moment)]
+"""A time with its zone, such that any zone's clock and any difference of two can be shown."""
+
+Count = Annotated[int, Field(ge=0, le=2**53)]
+"""A whole number that every program can count with."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict
 
 from launch.core.capacity import Amount
+from launch.fields import Moment
 
 
 class AgentState(StrEnum):
@@ -39,6 +39,6 @@ class AgentPresence(BaseModel):
     instance: str | None = None
     """What the provider that started it calls it."""
     labels: dict[str, str] = {}
-    started_at: datetime
-    idle_since: datetime | None = None
+    started_at: Moment
+    idle_since: Moment | None = None
     """Since when it holds nothing; None while it holds something."""

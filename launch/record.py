@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from launch.core.capacity import Amount
 from launch.core.states import Event, Reason, State, next_state
+from launch.fields import Count, Moment
 from launch.files import StoredArtifacts
 from launch.job import JobSpec
 from launch.subjects import JobId, Priority
@@ -23,7 +24,7 @@ class CancelRequest(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    requested_at: datetime
+    requested_at: Moment
     by: str
     """Who asked: user and host."""
 
@@ -42,14 +43,14 @@ class JobRecord(BaseModel):
     message: str | None = None
     """For people: what happened last, with what to do about it where that is known."""
 
-    attempt: int = 0
+    attempt: Count = 0
     """1 for the first attempt; 0 before any claim."""
-    failures: int = 0
+    failures: Count = 0
     """Attempts that failed by the job's own fault: these spend `retries`."""
-    interruptions: int = 0
+    interruptions: Count = 0
     """Attempts lost to the infrastructure."""
 
-    crashes: int = 0
+    crashes: Count = 0
     """Attempts at which the agent's own code failed; after three the job is set aside."""
 
     agent: str | None = None
@@ -67,18 +68,18 @@ class JobRecord(BaseModel):
     artifacts: StoredArtifacts | None = None
     """What the last attempt that left something left behind."""
 
-    submitted_at: datetime
-    claimed_at: datetime | None = None
-    started_at: datetime | None = None
-    finished_at: datetime | None = None
-    updated_at: datetime
+    submitted_at: Moment
+    claimed_at: Moment | None = None
+    started_at: Moment | None = None
+    finished_at: Moment | None = None
+    updated_at: Moment
 
     spec: JobSpec | None = None
     """As it runs, queue defaults included; None if the body was no spec."""
     cancel: CancelRequest | None = None
     raw: str | None = None
     """The first 64 KiB of a body that was no spec, as text (undecodable bytes as `\\xNN`)."""
-    raw_bytes: int | None = None
+    raw_bytes: Count | None = None
     """The full length of that body."""
 
     @property

@@ -48,15 +48,24 @@ async def watch_typed(
 
 
 def parsed(entry: Entry, parse: Callable[[bytes], T]) -> T:
-    """The value of an entry. Raises `Unreadable`."""
+    """The value of an entry. Raises `Unreadable`, also for a record or a presence under a key that is not its own."""
     try:
-        return parse(entry.value or b"")
+        value = parse(entry.value or b"")
+        _check_key(entry.key, value)
+        return value
     except ValueError as error:
         first, *rest = str(error).splitlines()
         text = "; ".join([first, *(line.strip() for line in rest[:2])])
         raise Unreadable(
             f"the entry '{entry.key}' can't be read: {text}", hint="another program, or another version, wrote it"
         ) from error
+
+
+def _check_key(key: str, value: object) -> None:
+    """What is written by its own key must be what was looked at. Raises `ValueError`."""
+    own = value.id.key if isinstance(value, JobRecord) else value.agent_id if isinstance(value, AgentPresence) else key
+    if own != key:
+        raise ValueError(f"it says that it is {own[:80]!r}")
 
 
 def readable(entries: Iterable[Entry], parse: Callable[[bytes], T]) -> Iterator[T]:
