@@ -131,11 +131,10 @@ def gpu_runtime(gpus: int, runtimes: Sequence[str]) -> Finding:
 def queue_state(spec: QueueSpec, *, paused: bool, messages: int) -> Finding:
     """The queue itself."""
     check, name = "queue", spec.queue_name
-    text = (
-        f"{name}: {spec.provider.type}, {spec.min_instances} to {spec.max_instances} instances, {messages} jobs in it"
-    )
+    jobs = f"{_counted(messages, 'job')} in it"
+    text = f"{name}: {spec.provider.type}, {spec.min_instances} to {spec.max_instances} instances, {jobs}"
     if paused:
-        return warn(check, f"{name} is paused, with {messages} jobs in it", f"launch queue resume {name}")
+        return warn(check, f"{name} is paused, with {jobs}", f"launch queue resume {name}")
     if isinstance(spec.provider, AwsProvider) and spec.agent_image is None:
         return fail(check, f"{text}, and it names no agent_image", "set agent_image in its file, and apply it again")
     if spec.max_instances == 0 and not isinstance(spec.provider, StaticProvider):

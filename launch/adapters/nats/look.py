@@ -5,60 +5,48 @@ Unlike `connect` it makes no stream, and it does not refuse a server that is too
 
 from __future__ import annotations
 
-import asyncio
 import json
-import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from launch import subjects
 from launch.adapters.nats import CONNECT_TIMEOUT_S, DEFAULT_ACK_WAIT_S, NatsBroker, streams
 from launch.adapters.nats.connection import MIN_VERSION, Connection, parse_time
 from launch.adapters.nats.failures import STREAM_NOT_FOUND, ApiError, NobodyAnswered
-from launch.errors import BrokerError, BrokerUnavailable
+from launch.errors import BrokerError, BrokerUnavailable, NotPermitted
 from launch.ports import Broker
+
+if TYPE_CHECKING:
+    from launch.login import Credentials
 
 MIN_SERVER = MIN_VERSION
 FIXED = streams.FIXED
 _ASK_LIMIT_S = 2.0
-_DENIED = re.compile(r'permissions violation for (?:publish|subscription) to "([^"]+)"', re.IGNORECASE)
 _NO_STREAM = "launch-doctor-no-such-stream"
 """What a probing publish says to expect: the server then stores nothing, and says so."""
 
 Drift = dict[str, tuple[Any, Any]]
 
 
-class _Listening(Connection):
-    """Connects to any server, and hears of each subject that is denied."""
-
-    def __init__(self, url: str) -> None:
-        super().__init__(url)
-        self.denied: asyncio.Queue[str] = asyncio.Queue(100)
+class _AnyServer(Connection):
+    """Connects to whatever answers."""
 
     async def _check_server(self) -> None:
         """Whatever it is, it is looked at."""
-
-    async def _on_error(self, error: Exception) -> None:
-        if self._dial is not None:
-            await super()._on_error(error)
-        elif (match := _DENIED.search(str(error))) and not self.denied.full():
-            self.denied.put_nowait(match[1])
 
 
 class Look:
     """One connection for looking. Get it with `open`."""
 
-    def __init__(self, connection: _Listening) -> None:
+    def __init__(self, connection: _AnyServer) -> None:
         self._connection = connection
-        self._asking = asyncio.Lock()
         self.broker: Broker = NatsBroker(connection, ack_wait_s=DEFAULT_ACK_WAIT_S, replicas=1)
 
     @classmethod
-    async def open(cls, url: str, *, credentials: Path | None) -> Self:
+    async def open(cls, url: str, *, credentials: Credentials | None) -> Self:
         """Connect. Raises `BrokerUnavailable`."""
-        connection = _Listening(url)
+        connection = _AnyServer(url)
         await connection.open(name="launch-doctor", credentials=credentials, timeout_s=CONNECT_TIMEOUT_S)
         return cls(connection)
 
@@ -141,26 +129,12 @@ class Look:
         return await self._allowed(subject, {"Nats-Expected-Stream": _NO_STREAM})
 
     async def _allowed(self, subject: str, headers: dict[str, str]) -> bool | None:
-        """One at a time, so that a denial is this one's."""
-        async with self._asking:
-            request = self._connection.request(subject, headers=headers or None, timeout_s=_ASK_LIMIT_S)
-            asking = asyncio.ensure_future(request)
-            denial = asyncio.ensure_future(self._denial_of(subject))
-            try:
-                await asyncio.wait({asking, denial}, return_when=asyncio.FIRST_COMPLETED)
-                if denial.done():
-                    return False
-                asking.result()
-            except NobodyAnswered:
-                return True  # It came through; there is no such stream.
-            except BrokerUnavailable:
-                return None
-            finally:
-                for task in (asking, denial):
-                    task.cancel()
-                await asyncio.gather(asking, denial, return_exceptions=True)
-            return True
-
-    async def _denial_of(self, subject: str) -> None:
-        while await self._connection.denied.get() != subject:
-            pass
+        try:
+            await self._connection.request(subject, headers=headers or None, timeout_s=_ASK_LIMIT_S)
+        except NotPermitted:
+            return False
+        except NobodyAnswered:
+            return True  # It came through; there is no such stream.
+        except BrokerUnavailable:
+            return None
+        return True
