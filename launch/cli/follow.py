@@ -31,6 +31,8 @@ LOOK_AGAIN_S = 1.0
 LOOK_EVERY_S = 5.0
 """Look at least this often while the job waits: what the scaler tells is no event here, and times go on."""
 
+BAR_CELLS = 20
+_PERCENT = re.compile(r" pulling \S+: (\d{1,3}) % of ")
 _TIMES = re.compile(r"\b\d+(\.\d+)? s\b|\b(\d+[dhm])?\d+(\.\d+)?[hms]\b")
 
 
@@ -62,6 +64,15 @@ def summary(record: JobRecord) -> str:
     return harmless(text)
 
 
+def with_bar(text: str) -> str:
+    """The same with a bar in front where it says how far a pull is."""
+    match = _PERCENT.search(text)
+    if match is None:
+        return text
+    full = min(100, int(match[1])) * BAR_CELLS // 100
+    return f"{'█' * full}{'░' * (BAR_CELLS - full)} {text}"
+
+
 class Waiting:
     """The note on what a job waits for: a spinner on a terminal, a line for each change otherwise."""
 
@@ -83,12 +94,12 @@ class Waiting:
             from rich.console import Console
             from rich.text import Text
 
-            self._spinner = Console(stderr=True).status(Text(text))
+            self._spinner = Console(stderr=True).status(Text(with_bar(text)))
             self._spinner.start()
         else:
             from rich.text import Text
 
-            self._spinner.update(Text(text))
+            self._spinner.update(Text(with_bar(text)))
 
     def hide(self) -> None:
         """Make room for output."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from launch.cli.follow import Waiting
+from launch.cli.follow import Waiting, with_bar
 
 
 def said(capsys: pytest.CaptureFixture[str], *texts: str) -> list[str]:
@@ -19,3 +19,9 @@ def test_a_time_that_goes_on_is_no_news_in_a_file(capsys: pytest.CaptureFixture[
     nearer = "q/1 is queued: 1 ahead of it; i-0ab booting since 3m25s, usually 70 s"
     other = "q/1 is queued: 1 ahead of it; i-1 booting since 3m25s, usually 70 s"
     assert said(capsys, first, later, minutes, nearer, nearer, other) == [first, nearer, other]
+
+
+def test_a_pull_has_a_bar_and_nothing_else_has() -> None:
+    text = "q/1 is preparing: pulling ghcr.io/x/tool:1: 34 % of 1.2Gi"
+    assert with_bar(text) == "█" * 6 + "░" * 14 + " " + text
+    assert with_bar("q/1 is preparing: pulling x:1") == "q/1 is preparing: pulling x:1"
