@@ -13,6 +13,7 @@ import typer
 from launch.cli import agent, agents, artifacts, jobs, logs, metrics, queue, scaler, server, simulate, submit, up
 from launch.cli.doctor import doctor
 from launch.cli.options import ServerOption, named
+from launch.cli.output import write
 from launch.errors import LaunchError
 
 app = typer.Typer(
@@ -99,7 +100,7 @@ def main() -> None:
         if os.environ.get("LAUNCH_DEBUG"):
             raise
         for cause in _causes(error):
-            sys.stderr.write(f"launch: error: {_described(cause)}\n")
+            write(f"launch: error: {_described(cause)}", sys.stderr)
         sys.exit(1)
 
 

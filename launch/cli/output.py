@@ -36,9 +36,9 @@ def harmless(text: str) -> str:
 
 
 def write(text: str, stream: TextIO | None = None) -> None:
-    """One line, at once."""
+    """One line, at once. On a terminal nothing in it does more than colour; piped it is as it is."""
     stream = stream or sys.stdout
-    stream.write(f"{text}\n")
+    stream.write(f"{harmless(text) if stream.isatty() else text}\n")
     stream.flush()
 
 
