@@ -79,6 +79,10 @@ class BrokerUnsuitable(BrokerError):
     """The server is too old, or JetStream is off: nothing here can work with it."""
 
 
+class NotPermitted(BrokerError):
+    """The user that this connection logged in as may not do this. To try again does not help."""
+
+
 class StoreError(LaunchError):
     """A file store refused, or what it holds is damaged. To try again does not help."""
 

@@ -24,6 +24,7 @@ from importlib import metadata
 from pathlib import Path
 
 from launch.errors import ServerError
+from launch.server_users import USERS_FILE, is_secured
 
 DEFAULT_PORT = 4222
 START_LIMIT_S = 20.0
@@ -41,7 +42,7 @@ ports_file_dir: {ports}
 log_file: {log}
 logfile_size_limit: 10MB
 logfile_max_num: 3
-"""
+{users}"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +191,8 @@ def _spawn(data_dir: Path, port: int, lock_fd: int) -> tuple[subprocess.Popen[by
             store=json.dumps(str(data_dir / "jetstream")),
             ports=json.dumps(str(data_dir)),
             log=json.dumps(str(log)),
+            # By its name: beside this file. A server that was secured once never starts without its users.
+            users=f'include "{USERS_FILE}"\n' if is_secured(data_dir) else "",
         )
     )
     with log.open("ab") as output:

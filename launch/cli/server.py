@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from launch.cli.options import DataDirOption
+from launch.cli.options import DataDirOption, named
 from launch.cli.output import note, write
 from launch.cli.session import data_dir as default_data_dir
+from launch.errors import ServerError
 
 if TYPE_CHECKING:
     from launch.server import EmbeddedServer
@@ -21,14 +22,39 @@ def server(
     port: Annotated[
         int | None, typer.Option("--port", metavar="N", min=0, max=65535, help="Else LAUNCH_SERVER_PORT, or 4222.")
     ] = None,
+    secure: Annotated[
+        bool,
+        typer.Option("--secure", help="Give each role a key of its own, and let nobody in without one, from now on."),
+    ] = False,
+    queue: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--queue",
+            "-q",
+            metavar="QUEUE",
+            callback=named,
+            help="With --secure, a queue that gets a publisher, an operator and an agent of its own; repeatable. "
+            "Those of earlier starts keep theirs.",
+        ),
+    ] = None,
     data_dir: DataDirOption = None,
 ) -> None:
     """Run the embedded nats-server, with its store in the data directory, until told to stop."""
     from launch import server as embedded
+    from launch import server_users
     from launch.service import run_service
 
     home = default_data_dir(data_dir)
     wanted = embedded.port_wanted(port, os.environ)
+    if queue and not secure:
+        raise typer.BadParameter("is for --secure", param_hint="--queue")
+    if secure:
+        if embedded.find_running(home):
+            raise ServerError(
+                f"the server of {home} runs already", hint="end it first: it reads its users at its start"
+            )
+        for file in server_users.secure(home, queue or []):
+            note(f"{file.stem}: NATS_NKEY={file}")
 
     async def main(stop: Stop) -> int:
         handle = await asyncio.to_thread(embedded.start, home, port=wanted)

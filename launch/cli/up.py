@@ -128,7 +128,8 @@ async def _join(chosen: str | None, home: Path, port: int) -> _Joined:
     handle = await asyncio.to_thread(embedded.start, home, port=port)
     if handle.started_here:
         note(f"no NATS server found: started one at {handle.info.url}, with its data in {home}")
-    return _Joined(replace(found, url=handle.info.url), handle)
+    login = found.credentials or settings.admin_login(home)
+    return _Joined(replace(found, url=handle.info.url, credentials=login), handle)
 
 
 async def _is_nats(host: str, port: int) -> bool:

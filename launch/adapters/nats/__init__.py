@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import datetime
-from pathlib import Path
 
 from launch import subjects
 from launch.adapters.nats.connection import Connection
@@ -18,6 +17,7 @@ from launch.adapters.nats.scaling import NatsScaling
 from launch.adapters.nats.streams import create_missing
 from launch.adapters.nats.work import NatsWork
 from launch.files import Files
+from launch.login import Credentials
 from launch.points import Metrics
 from launch.ports import Agents, Cancels, Documents, Jobs, Leases, Logs, Queues, Records, Work
 from launch.scaling import Scaling
@@ -62,7 +62,7 @@ async def connect(
     url: str,
     *,
     name: str,
-    credentials: Path | None = None,
+    credentials: Credentials | None = None,
     ack_wait_s: float = DEFAULT_ACK_WAIT_S,
     replicas: int = 1,
     timeout_s: float = CONNECT_TIMEOUT_S,
@@ -70,7 +70,7 @@ async def connect(
     """Connect to the server(s) at `url` (several separated by commas) as `name`.
 
     Raises `BrokerUnavailable` if none answers within `timeout_s`, `BrokerUnsuitable` if it is too old or JetStream is
-    off. Makes the buckets and the logs' stream if there are none. `ack_wait_s` is how long a delivered job may go
+    off, `NotPermitted` if this user may not even ask. Makes the buckets and the logs' stream if there are none. `ack_wait_s` is how long a delivered job may go
     without progress; `replicas` how many servers keep each stream that this connection creates.
     """
     connection = Connection(url)

@@ -181,8 +181,9 @@ class Connection:
         denied: list[NotPermitted] = []
 
         def told(denial: NotPermitted) -> None:
+            if not denied:
+                waiting.reschedule(0)
             denied.append(denial)
-            waiting.reschedule(0)
 
         try:
             async with asyncio.timeout(None) as waiting:

@@ -37,6 +37,7 @@ async def hints(connection: Connection, subject: str, read: Callable[[Msg], T]) 
     with connection.on_reconnect(lambda: events.put_nowait(None)):
         async with connection.subscription(subject, put):
             await connection.settled()  # whoever looks now, over any connection, misses nothing that comes after
+            connection.denials.check(subject)
             yield None
             while True:
                 yield await events.get()

@@ -15,7 +15,7 @@ from nats.aio.subscription import Subscription
 from launch import subjects
 from launch.adapters.nats.connection import Connection, header_of, status_of
 from launch.adapters.nats.failures import translated
-from launch.errors import BrokerError, BrokerUnavailable
+from launch.errors import BrokerError, BrokerUnavailable, NotPermitted
 from launch.ports import Delivery, Message
 from launch.subjects import JobId, WorkConsumer
 
@@ -30,7 +30,7 @@ class Round:
     def __init__(self, connection: Connection, queue: str) -> None:
         self._connection = connection
         self._queue = queue
-        self._events: asyncio.Queue[Msg | None] = asyncio.Queue()
+        self._events: asyncio.Queue[Msg | NotPermitted | None] = asyncio.Queue()
         self._sub: Subscription | None = None
         self._stack = contextlib.ExitStack()
         self._batch = 1
@@ -53,16 +53,19 @@ class Round:
         self.open = len(consumers)
         for consumer in consumers:
             subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer.name}"
+            self._stack.enter_context(self._connection.denials.publishing(subject, self._events.put_nowait))
             await self._connection.publish(subject, body, reply=inbox)
 
     async def next(self) -> None:
         """Wait for one event and take it in."""
         self._take(await self._events.get())
 
-    def _take(self, msg: Msg | None) -> None:
+    def _take(self, msg: Msg | NotPermitted | None) -> None:
         if msg is None:
             self.open = 0  # the connection was interrupted: the server has forgotten these pulls
             return
+        if isinstance(msg, NotPermitted):
+            raise NotPermitted(f"pull from {self._queue}: {msg.message}", hint=msg.hint)
         status = status_of(msg)
         if status == 0:
             self.taken.append(_delivery(self._queue, msg))

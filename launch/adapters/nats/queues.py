@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import contextlib
 from collections.abc import AsyncGenerator
 from datetime import timedelta
 from typing import Any
@@ -15,7 +16,7 @@ from launch.adapters.nats.connection import Connection, parse_time
 from launch.adapters.nats.failures import STREAM_NOT_FOUND, ApiError
 from launch.adapters.nats.records import parsed, readable, watch_typed
 from launch.adapters.nats.scaling import NatsScaling
-from launch.errors import LaunchError, NotFound
+from launch.errors import LaunchError, NotFound, NotPermitted
 from launch.ports import Changed, ConsumerStatus, Depth, QueueStatus, Synced
 from launch.queue import QueueSpec
 from launch.subjects import JobId, WorkConsumer
@@ -121,7 +122,8 @@ class NatsQueues:
             margin_s *= 2
 
     async def watch(self) -> AsyncGenerator[Changed[QueueSpec] | Synced]:
-        await self._prepare()
+        with contextlib.suppress(NotPermitted):  # who only looks need not be allowed to repair
+            await self._prepare()
         watched = watch_typed(self._specs, ">", _spec, str)
         try:
             async for change in watched:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import secrets
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -135,7 +136,9 @@ class _Pull:
     async def __aenter__(self) -> _Pull:
         while not self._events.empty():
             self._events.get_nowait()
+        name = f"read-{secrets.token_hex(16)}"
         config: dict[str, Any] = {
+            "name": name,
             "filter_subject": self._subject,
             "ack_policy": "none",
             "mem_storage": True,
@@ -150,8 +153,10 @@ class _Pull:
             config |= {"deliver_policy": "by_start_sequence", "opt_start_seq": self._after_seq + 1}
         await self._stack.enter_async_context(self._connection.subscription(self._inbox, self._events.put_nowait))
         try:
+            # Under its filter's subject: permissions tell by it whose messages are read. The name is known to us alone.
             answer = await self._connection.api(
-                f"CONSUMER.CREATE.{self._stream}", {"stream_name": self._stream, "config": config}
+                f"CONSUMER.CREATE.{self._stream}.{name}.{self._subject}",
+                {"stream_name": self._stream, "config": config, "action": "create"},
             )
         except BaseException:
             await self._stack.aclose()

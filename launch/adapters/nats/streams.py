@@ -15,7 +15,7 @@ import structlog
 from launch import subjects
 from launch.adapters.nats.connection import Connection
 from launch.adapters.nats.failures import NO_ROOM, STREAM_NOT_FOUND, ApiError
-from launch.errors import BrokerError
+from launch.errors import BrokerError, NotPermitted
 from launch.scaling import DECISIONS_KEPT
 
 SECOND = 1_000_000_000
@@ -193,17 +193,29 @@ async def create_missing(connection: Connection, replicas: int) -> None:
     async def create(config: Mapping[str, Any]) -> None:
         try:
             await connection.api(f"STREAM.INFO.{config['name']}")
+        except NotPermitted:
+            return  # somebody with more rights has made it, or the first use says that it is not there
         except ApiError as error:
             if error.err_code != STREAM_NOT_FOUND:
                 raise
             if config["name"].startswith(subjects.object_stream("")):
                 await _create_store(connection, config)
             else:
-                await connection.api(f"STREAM.CREATE.{config['name']}", config)
+                await _create_stream(connection, config)
 
     await asyncio.gather(*(create(config) for config in base_configs(replicas)))
     # Last, so that they get only what is left.
     await asyncio.gather(*(create(config) for config in store_configs(replicas)))
+
+
+async def _create_stream(connection: Connection, config: Mapping[str, Any]) -> None:
+    try:
+        await connection.api(f"STREAM.CREATE.{config['name']}", config)
+    except NotPermitted as error:
+        raise NotPermitted(
+            f"the stream {config['name']} is not there, and this user may not make it",
+            hint="connect once as the role admin, such as by `launch queue apply`: that makes what is missing",
+        ) from error
 
 
 async def _create_store(connection: Connection, config: Mapping[str, Any]) -> None:
@@ -213,6 +225,8 @@ async def _create_store(connection: Connection, config: Mapping[str, Any]) -> No
         try:
             await connection.api(f"STREAM.CREATE.{config['name']}", {**config, "max_bytes": size})
             return
+        except NotPermitted:
+            return  # as with no room: whoever needs it is told then
         except ApiError as error:
             if error.err_code not in NO_ROOM:
                 raise

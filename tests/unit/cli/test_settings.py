@@ -51,7 +51,7 @@ def test_what_can_not_be_used_is_said(tmp_path: Path) -> None:
     write_context(tmp_path, "lost", url="nats://a:1", creds="/nowhere.creds")
     (tmp_path / ".config/nats/context/bad.json").write_text("{")
     for name, said in (
-        ("tls", "uses cert"),
+        ("tls", "/c.pem"),
         ("lost", "/nowhere.creds"),
         ("bad", "not JSON"),
         ("none", "no nats context"),
