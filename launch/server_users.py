@@ -75,7 +75,7 @@ def _user(role: Role, queues: list[str], public: str) -> str:
 
 
 def _new_seed() -> str:
-    import nkeys
+    import nkeys  # type: ignore[import-untyped]  # has no types
 
     return bytes(nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_USER)).decode() + "\n"
 
@@ -89,7 +89,7 @@ def _public(path: Path) -> str:
 def _write(path: Path, text: str) -> None:
     """As a whole or not at all, for its user alone."""
     draft = path.with_name(f".{path.name}.new")
-    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.write(text)
         os.fchmod(file.fileno(), 0o600)
     draft.replace(path)

@@ -5,14 +5,15 @@ NATS is looked for in this order: `--server`; `NATS_URL`; a context of the `nats
 and a context count as named by the user: then nothing else is tried, and nothing is started in their place.
 
 Who one is, as NATS's own tools have it: NATS_CREDS, NATS_NKEY (a file with the seed), NATS_USER and NATS_PASSWORD (a
-user alone is a token), NATS_CERT, NATS_KEY and NATS_CA; else what the context says, and for the embedded server its admin.
+user alone is a token), NATS_CERT, NATS_KEY and NATS_CA; else what the context says; else the embedded
+server's admin.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -130,7 +131,7 @@ def _context_url(name: str, context: dict[str, Any]) -> str:
 
 def _context_creds(name: str, context: dict[str, Any]) -> Credentials | None:
     files = {key: _file(context.get(key), f"the nats context '{name}' names") for key in _FILES}
-    return _simplest(Login(**files, inbox_prefix=str(context.get("inbox_prefix") or "")))
+    return _simplest(replace(_of_files(files), inbox_prefix=str(context.get("inbox_prefix") or "")))
 
 
 def _login(env: Mapping[str, str], credentials: Path | None) -> Credentials | None:
@@ -145,7 +146,11 @@ def _login(env: Mapping[str, str], credentials: Path | None) -> Credentials | No
     if files["key"] and not files["cert"]:
         raise LaunchError("NATS_KEY is set without NATS_CERT", hint="set both: PEM files of the same key")
     inbox = env.get("NATS_INBOX_PREFIX", "")
-    return _simplest(Login(**files, user=user, password=password, inbox_prefix=inbox))
+    return _simplest(replace(_of_files(files), user=user, password=password, inbox_prefix=inbox))
+
+
+def _of_files(files: Mapping[str, Path | None]) -> Login:
+    return Login(files["creds"], files["nkey"], cert=files["cert"], key=files["key"], ca=files["ca"])
 
 
 def _file(named: object, who: str) -> Path | None:

@@ -1,6 +1,6 @@
 """What each NATS role may publish and subscribe to: a role and its queues -> the exact subjects.
 
-The unit of separation is the queue: whoever has a role for a queue sees all of that queue. Two rules keep others out of
+The unit of separation is a queue: whoever has a role for a queue sees all of that queue. Two rules keep others out of
 it. A consumer on a shared stream is made under its filter's subject (`CONSUMER.CREATE.<stream>.<name>.<filter>`), so
 that the server can tell whose keys it reads; and each user has inboxes of its own, since who hears another's inbox reads
 the answers meant for it.

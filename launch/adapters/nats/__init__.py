@@ -70,7 +70,8 @@ async def connect(
     """Connect to the server(s) at `url` (several separated by commas) as `name`.
 
     Raises `BrokerUnavailable` if none answers within `timeout_s`, `BrokerUnsuitable` if it is too old or JetStream is
-    off, `NotPermitted` if this user may not even ask. Makes the buckets and the logs' stream if there are none. `ack_wait_s` is how long a delivered job may go
+    off, `NotPermitted` if this user may not even ask.
+    Makes the buckets and the logs' stream if there are none. `ack_wait_s` is how long a delivered job may go
     without progress; `replicas` how many servers keep each stream that this connection creates.
     """
     connection = Connection(url)

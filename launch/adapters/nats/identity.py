@@ -39,13 +39,13 @@ def client_options(credentials: Credentials | None) -> dict[str, Any]:
 
 def public_key(seed_file: Path) -> str:
     """The public half of an nkey, by which the server knows the user. Raises `LaunchError`."""
-    import nkeys
+    import nkeys  # type: ignore[import-untyped]  # has no types
 
     try:
         return str(nkeys.from_seed(bytearray(seed_file.read_bytes().strip())).public_key.decode())
     except OSError as error:
         raise LaunchError(f"the nkey file {seed_file} can't be read: {error.strerror}") from None
-    except Exception:  # whatever the library raises for a malformed seed, nothing of which may be shown
+    except Exception:  # noqa: BLE001  whatever the library raises for a malformed seed, nothing of which may be shown
         raise LaunchError(
             f"{seed_file} holds no nkey seed", hint="a user's seed is one line that begins with SU"
         ) from None
