@@ -2,13 +2,13 @@
 
 The unit of separation is a queue: whoever has a role for a queue sees all of that queue. Two rules keep others out of
 it. A consumer on a shared stream is made under its filter's subject (`CONSUMER.CREATE.<stream>.<name>.<filter>`), so
-that the server can tell whose keys it reads; and each user has inboxes of its own, since who hears another's inbox reads
-the answers meant for it.
+that the server can tell whose keys it reads; and each user has inboxes of its own, since who hears another's inbox
+reads the answers meant for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -79,7 +79,7 @@ def permissions(role: Role, queues: Sequence[str], *, inbox: str, agent_id: str 
         return Permissions((">",), (">",))
     if role.per_queue and not queues:
         raise LaunchError(f"the role {role} is given for certain queues", hint="name at least one")
-    parts = {
+    parts: dict[Role, Callable[[Sequence[str]], Permissions]] = {
         Role.PUBLISHER: _publisher,
         Role.OPERATOR: _operator,
         Role.AGENT: lambda names: _agent(names, agent_id),
