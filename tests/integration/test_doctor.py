@@ -35,8 +35,8 @@ ROLES = """
 authorization {
   users: [
     {user: viewer, password: v, permissions: {
-      publish: ["$JS.API.INFO", "$JS.API.STREAM.INFO.>", "$JS.API.DIRECT.GET.>", "$JS.API.CONSUMER.CREATE.>", "$JS.FC.>",
-                "$JS.API.CONSUMER.LIST.>", "$JS.API.STREAM.MSG.GET.>"]
+      publish: ["$JS.API.INFO", "$JS.API.STREAM.INFO.>", "$JS.API.DIRECT.GET.>", "$JS.API.CONSUMER.CREATE.>",
+                "$JS.API.CONSUMER.LIST.>", "$JS.API.STREAM.MSG.GET.>", "$JS.FC.>"]
       subscribe: ["_INBOX.>"]}}
     {user: admin, password: a}
   ]
