@@ -18,8 +18,8 @@ from nats.js.errors import ObjectNotFoundError
 from launch.adapters.nats import NatsBroker, connect, objects
 from launch.adapters.nats.connection import Connection
 from launch.adapters.nats.objects import NatsFiles
-from launch.adapters.nats.streams import ARTIFACTS_MAX_BYTES, STORE_MIN_BYTES, base_configs
-from launch.errors import StoreClosed, StoreError
+from launch.adapters.nats.streams import ARTIFACTS_MAX_BYTES, STORE_MIN_BYTES, WORK_MAX_BYTES, base_configs
+from launch.errors import BrokerUnsuitable, StoreClosed, StoreError
 from launch.subjects import ARTIFACTS_STORE, CODE_STORE, object_stream
 from tests.contract.broker_world import queue_spec
 from tests.contract.files_world import NatsFilesWorld, pieces
@@ -93,6 +93,26 @@ async def test_a_server_without_room_for_stores_still_serves(
     broker = await connect(fresh_nats(config=small).url, name="test")
     with pytest.raises(StoreClosed, match=r"no object store 'artifacts'.*max_file_store"):
         await broker.artifacts.put("a", pieces(b"data"))
+    await broker.close()
+
+
+async def test_a_server_without_room_for_streams_says_what_to_raise(
+    fresh_nats: Callable[..., NatsServer], tmp_path: Path
+) -> None:
+    small = f'jetstream {{ store_dir: "{tmp_path / "small"}", max_file_store: 4GB }}'
+    with pytest.raises(BrokerUnsuitable, match=r"no room for the stream logs, which reserves 8Gi: .*max_file_store"):
+        await connect(fresh_nats(config=small).url, name="test")
+
+
+async def test_a_server_without_room_for_a_queue_says_what_to_raise(
+    fresh_nats: Callable[..., NatsServer], tmp_path: Path, queue_name: str
+) -> None:
+    reserved = sum(config.get("max_bytes", 0) for config in base_configs(1))
+    small = f'jetstream {{ store_dir: "{tmp_path / "small"}", max_file_store: {reserved + WORK_MAX_BYTES // 2} }}'
+    broker = await connect(fresh_nats(config=small).url, name="test")
+    with pytest.raises(BrokerUnsuitable, match=r"no room for the stream queue_\S+, which reserves 1Gi: .*10.3Gi are"):
+        await broker.queues.apply(queue_spec(queue_name))
+    assert await broker.queues.list() == []
     await broker.close()
 
 

@@ -32,6 +32,11 @@ class ApiError(BrokerError):
         """Whether it may go by itself: the server has no leader at this moment, or is starting."""
         return self.code == 503 and self.err_code not in STREAM_FULL
 
+    @property
+    def no_room(self) -> bool:
+        """Whether the server, every one of a cluster, or the account has less left than a new stream is to reserve."""
+        return self.err_code in NO_ROOM or (self.err_code == NO_PEERS and "storage" in self.description)
+
 
 class NobodyAnswered(BrokerUnavailable):
     """Nobody listens on that subject: JetStream is off, has no leader yet, or the stream does not exist."""
@@ -46,7 +51,7 @@ WRONG_LAST_SEQUENCE = (10071, 10164)
 STREAM_FULL = (10023, 10047, 10077)
 """Insufficient resources, and the stream's own limits: nothing was stored."""
 NO_ROOM = (10023, 10028, 10047)
-"""The server, or the account, has not as much room left as a new stream wants to reserve."""
+NO_PEERS = 10005
 
 
 @contextlib.contextmanager

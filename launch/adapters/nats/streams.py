@@ -14,8 +14,9 @@ import structlog
 
 from launch import subjects
 from launch.adapters.nats.connection import Connection
-from launch.adapters.nats.failures import NO_ROOM, STREAM_NOT_FOUND, ApiError
-from launch.errors import BrokerError, NotPermitted
+from launch.adapters.nats.failures import STREAM_NOT_FOUND, ApiError
+from launch.core.quantity import show_memory
+from launch.errors import BrokerError, BrokerUnsuitable, NotPermitted
 from launch.scaling import DECISIONS_KEPT
 
 SECOND = 1_000_000_000
@@ -209,12 +210,24 @@ async def create_missing(connection: Connection, replicas: int) -> None:
 
 
 async def _create_stream(connection: Connection, config: Mapping[str, Any]) -> None:
+    """Make one stream. Raises `NotPermitted`, or `BrokerUnsuitable` where the server has no room for it."""
+    name = config["name"]
     try:
-        await connection.api(f"STREAM.CREATE.{config['name']}", config)
+        await connection.api(f"STREAM.CREATE.{name}", config)
     except NotPermitted as error:
         raise NotPermitted(
-            f"the stream {config['name']} is not there, and this user may not make it",
+            f"the stream {name} is not there, and this user may not make it",
             hint="connect once as the role admin, such as by `launch queue apply`: that makes what is missing",
+        ) from error
+    except ApiError as error:
+        if not error.no_room:
+            raise
+        wanted = show_memory(config.get("max_bytes", 0))
+        once, each = show_memory(sum(base.get("max_bytes", 0) for base in base_configs(1))), show_memory(WORK_MAX_BYTES)
+        raise BrokerUnsuitable(
+            f"the nats-server has no room for the stream {name}, which reserves {wanted}: {error.description}",
+            hint=f"raise max_file_store in its jetstream block: {once} are reserved once, {each} by each queue, and the "
+            "rest by files; reserved is not written, so it may be more than the disk has",
         ) from error
 
 
@@ -228,7 +241,7 @@ async def _create_store(connection: Connection, config: Mapping[str, Any]) -> No
         except NotPermitted:
             return  # as with no room: whoever needs it is told then
         except ApiError as error:
-            if error.err_code not in NO_ROOM:
+            if not error.no_room:
                 raise
     _log.warning("no room for an object store: raise max_file_store of the server", stream=config["name"])
 
@@ -241,7 +254,7 @@ async def ensure_stream(connection: Connection, config: Mapping[str, Any]) -> li
     except ApiError as error:
         if error.err_code != STREAM_NOT_FOUND:
             raise
-        await connection.api(f"STREAM.CREATE.{name}", config)
+        await _create_stream(connection, config)
         return [f"stream {name} created"]
     present: dict[str, Any] = info["config"]
     drift = drift_of(present, config)
