@@ -226,8 +226,8 @@ async def _create_stream(connection: Connection, config: Mapping[str, Any]) -> N
         once, each = show_memory(sum(base.get("max_bytes", 0) for base in base_configs(1))), show_memory(WORK_MAX_BYTES)
         raise BrokerUnsuitable(
             f"the nats-server has no room for the stream {name}, which reserves {wanted}: {error.description}",
-            hint=f"raise max_file_store in its jetstream block: {once} are reserved once, {each} by each queue, the rest "
-            "by files; reserved is not written, so it may be more than the disk has",
+            hint=f"raise max_file_store in its jetstream block: {once} are reserved once, {each} by each queue, the "
+            "rest by files; reserved is not written, so it may be more than the disk has",
         ) from error
 
 
