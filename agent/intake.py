@@ -19,7 +19,6 @@ from agent.core.crash import account_of
 from agent.core.fitting import Fit, FitDecision, decide_fit
 from agent.core.outcome import StopCause
 from agent.core.policy import account, denials
-from agent.core.rules import AgentPolicy
 from agent.holds import Hold, Holds
 from launch.core.capacity import Amount
 from launch.core.quantity import show_duration
@@ -27,6 +26,7 @@ from launch.core.retry import MAX_CRASHES
 from launch.core.states import Reason
 from launch.errors import BrokerError, Conflict, LaunchError, Problem, SpecError, Unreadable
 from launch.job import JobSpec
+from launch.policy import AgentPolicy
 from launch.ports import Broker, Clock, Delivery
 from launch.presence import AgentPresence
 from launch.queue import QueueSpec

@@ -22,6 +22,7 @@ from agent.adapters.host import host_name, take_agent_id
 from agent.adapters.imds import Imds
 from agent.cancels import heed_cancels, heed_lapses
 from agent.claims import Claims
+from agent.core.container import ContainerPolicy
 from agent.core.ledger import Ledger
 from agent.core.outcome import StopCause
 from agent.holds import Hold, Holds
@@ -138,7 +139,7 @@ class Agent:
             clock=clock,
             agent_id=agent_id,
             settings=settings,
-            policy=settings.policy.container(),
+            policy=ContainerPolicy.of(settings.policy),
             stores=self._stores,
             secrets=secrets,
             images=Images(engine, registries or Registries(secrets), lambda: self._queue.registry_auth),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from agent.core.rules import AgentPolicy
+from launch.policy import AgentPolicy
 
 
 class OnLostContact(StrEnum):

@@ -1,4 +1,4 @@
-"""JSON Schemas of the two files that users write, for editors and for other programs.
+"""JSON Schemas of the files that people write, for editors and for other programs.
 
 `python -m launch.schemas` writes them to `docs/schemas/`; with `--check` it only says whether they are current.
 """
@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from launch.fields import Spec
 from launch.job import JobSpec
+from launch.policy import AgentPolicy
 from launch.queue import QueueSpec
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "schemas"
-MODELS: dict[str, type[Spec]] = {"job.schema.json": JobSpec, "queue.schema.json": QueueSpec}
+MODELS: dict[str, type[Spec]] = {
+    "job.schema.json": JobSpec,
+    "queue.schema.json": QueueSpec,
+    "agent.schema.json": AgentPolicy,
+}
 
 
 def schema_text(model: type[Spec]) -> str:
@@ -27,13 +31,8 @@ def schema_text(model: type[Spec]) -> str:
 
 def main(arguments: list[str]) -> int:
     """Write the files, or with `--check` compare them; returns the exit code."""
-    return write(MODELS, arguments, again="python -m launch.schemas")
-
-
-def write(models: Mapping[str, type[Spec]], arguments: list[str], *, again: str) -> int:
-    """The same for any models; `again` is the command that a stale file's message names."""
     stale = []
-    for name, model in models.items():
+    for name, model in MODELS.items():
         path = FOLDER / name
         text = schema_text(model)
         if "--check" not in arguments:
@@ -42,7 +41,7 @@ def write(models: Mapping[str, type[Spec]], arguments: list[str], *, again: str)
         elif not path.exists() or path.read_text() != text:
             stale.append(name)
     if stale:
-        sys.stderr.write(f"not current: {', '.join(stale)}; run: {again}\n")
+        sys.stderr.write(f"not current: {', '.join(stale)}; run: python -m launch.schemas\n")
     return 1 if stale else 0
 
 

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from launch.errors import Problem, SpecError
 from launch.fields import Spec
 from launch.job import JobSpec
+from launch.policy import AgentPolicy
 from launch.queue import QueueSpec
 from launch.spec_problems import found_text, keys_of, kind_of, lost_indentation, problems_of
 from launch.subjects import MAX_SPEC_BYTES
@@ -49,9 +50,9 @@ def load_queue(path: Path) -> QueueSpec:
     return parse_queue_yaml(_read(path), source=str(path))
 
 
-def load(model: type[S], path: Path) -> S:
-    """The YAML file at `path` as a `model`; for files of other kinds than these two."""
-    return build(model, _load_yaml(_read(path), str(path)), source=str(path))
+def load_policy(path: Path) -> AgentPolicy:
+    """The agent's policy in the YAML file at `path`."""
+    return build(AgentPolicy, _load_yaml(_read(path), str(path)), source=str(path))
 
 
 def parse_job_yaml(text: str, *, source: str) -> JobSpec:

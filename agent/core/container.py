@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from agent.ports import ImageInfo
 from launch.job import JobSpec
+from launch.policy import DROPPED_CAPABILITIES, PIDS_LIMIT, AgentPolicy
 from launch.subjects import (
     ARTIFACTS_DIR,
     CHECKPOINT_DIR,
@@ -27,11 +28,6 @@ from launch.subjects import (
     METRICS_FILE,
     JobId,
 )
-
-DROPPED_CAPABILITIES = ("AUDIT_WRITE", "MKNOD", "NET_RAW", "SYS_CHROOT")
-"""What is taken from the engine's default set. Jobs need none of these: device nodes, forged packets on the bridge,
-audit records, chroot. What stays (chown, setuid, setgid, fowner, dac_override, kill, net_bind_service, ...) is what
-entrypoints that drop to another user and package managers use, so ordinary images keep working."""
 
 ATTEMPT_LABELS = (LABEL_QUEUE, LABEL_SEQ, LABEL_ATTEMPT, LABEL_AGENT, LABEL_SUBMITTED)
 """The labels that name one attempt of one submission."""
@@ -52,10 +48,9 @@ class ContainerPolicy:
     """The engine's network mode."""
     cap_drop: tuple[str, ...] = DROPPED_CAPABILITIES
     cap_add: tuple[str, ...] = ()
-    """What an operator grants beside what is left; `agent.core.rules` says which can be."""
+    """What an operator grants beside what is left; `launch.policy` says which can be."""
     no_new_privileges: bool = True
-    pids_limit: int = 4096
-    """Processes and threads; a fork bomb ends here. Data loaders with hundreds of threads fit."""
+    pids_limit: int = PIDS_LIMIT
     oom_score_adj: int = 500
     """When the machine as a whole runs out of memory, the kernel takes jobs before the agent and the engine."""
     log_file_bytes: int = 1024**3
@@ -65,6 +60,16 @@ class ContainerPolicy:
     engine repeats some lines to who follows, and drops a file that was not read yet. So this is much more than
     `max_log_bytes`, which ends the reading before, but for lines of a few bytes (each costs 70 more in the file).
     """
+
+    @classmethod
+    def of(cls, policy: AgentPolicy) -> Self:
+        """What an operator's rules come to."""
+        return cls(
+            network=policy.network,
+            cap_drop=policy.capabilities.drop,
+            cap_add=policy.capabilities.add,
+            pids_limit=policy.limits.pids,
+        )
 
 
 def container_config(

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from agent.core.image_name import matches, parse_image
-from agent.core.rules import AgentPolicy, ImageRules, Limits
 from agent.core.secret_source import references
+from launch.core.image_name import matches, parse_image
 from launch.core.quantity import show_duration, show_memory
 from launch.job import JobSpec
+from launch.policy import AgentPolicy, ImageRules, Limits
 
 SHOWN = 10
 """So many allowed things a message lists."""

@@ -106,12 +106,12 @@ def agent(
 ) -> None:
     """Run a queue's jobs on this machine until told to stop."""
     from agent.adapters.imds import metadata_address
-    from agent.core.rules import AgentPolicy
-    from agent.policyfile import load_policy
     from agent.settings import AgentSettings, OnLostContact
     from launch.core.reference import is_reference
     from launch.logging import set_up_logging
+    from launch.policy import AgentPolicy
     from launch.service import run_service
+    from launch.specfile import load_policy
 
     if on_lost_contact not in tuple(OnLostContact):
         raise typer.BadParameter(f"found '{on_lost_contact}'; allowed: continue, stop", param_hint="--on-lost-contact")

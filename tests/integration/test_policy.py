@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from agent.core.rules import AgentPolicy
 from launch.core.states import Reason, State
+from launch.policy import AgentPolicy
 from tests.integration.agent_lab import Lab, open_lab
 from tests.support import engine
 

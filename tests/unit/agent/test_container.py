@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.core.container import (
-    DROPPED_CAPABILITIES,
     FOLDERS,
     ContainerPolicy,
     container_config,
@@ -18,6 +17,7 @@ from agent.core.container import (
 )
 from agent.ports import ImageInfo
 from launch.job import JobSpec, Resources
+from launch.policy import DROPPED_CAPABILITIES
 from launch.subjects import LABEL_ACK, LABEL_AGENT, LABEL_ATTEMPT, LABEL_QUEUE, LABEL_SEQ, JobId
 
 JOB = JobId("gpu-training-queue", 42)

@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from agent.core.image_name import check_pattern, matches, parse_image
+from agent.core.container import ContainerPolicy
 from agent.core.policy import account, denials, user_denials
-from agent.core.rules import GRANTABLE_CAPABILITIES, AgentPolicy
+from launch.core.image_name import check_pattern, matches, parse_image
 from launch.job import JobSpec
+from launch.policy import GRANTABLE_CAPABILITIES, AgentPolicy
 
 DIGEST = "sha256:" + "a" * 64
 
@@ -203,7 +204,7 @@ def test_what_a_policy_grants_is_in_the_container() -> None:
     rules = policy_of(
         network="none", capabilities={"drop": ["all"], "add": ["cap_chown", "SYS_PTRACE"]}, limits={"pids": "100"}
     )
-    made = rules.container()
+    made = ContainerPolicy.of(rules)
     assert (made.network, made.cap_drop, made.cap_add, made.pids_limit) == (
         "none",
         ("ALL",),

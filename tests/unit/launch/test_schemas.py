@@ -22,7 +22,7 @@ def test_a_stale_schema_is_named_and_written_anew(
 ) -> None:
     monkeypatch.setattr(schemas, "FOLDER", tmp_path / "schemas")
     assert schemas.main(["--check"]) == 1
-    assert "job.schema.json, queue.schema.json" in capsys.readouterr().err
+    assert "job.schema.json, queue.schema.json, agent.schema.json" in capsys.readouterr().err
     assert schemas.main([]) == 0
     assert schemas.main(["--check"]) == 0
     (tmp_path / "schemas" / "job.schema.json").write_text("{}")

@@ -1,7 +1,8 @@
-"""`agent.yaml`: what an operator lets the jobs of one agent ask for, and what their containers are made with.
+"""`agent.yaml`: what an operator lets the jobs of an agent ask for, and what their containers are made with.
 
-Pure. This is an allow-list: what has no key here can't be had by any job (host paths, devices but assigned GPUs,
-privileged mode, other namespaces, other security options). The defaults are what an agent without a file does.
+This is an allow-list: what has no key here can't be had by any job (privileged mode, other namespaces, other security
+options). Folders and devices of the worker have names here, and jobs ask for names alone. The defaults are what an
+agent without a file does.
 """
 
 from __future__ import annotations
@@ -11,11 +12,16 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
-from agent.core.container import DROPPED_CAPABILITIES, ContainerPolicy
-from agent.core.image_name import check_pattern
+from launch.core.image_name import check_pattern
 from launch.fields import Cpus, Duration, Memory, S3Url, Spec
 
-_SAFE = ContainerPolicy()
+DROPPED_CAPABILITIES = ("AUDIT_WRITE", "MKNOD", "NET_RAW", "SYS_CHROOT")
+"""What is taken from the engine's default set. Jobs need none of these: device nodes, forged packets on the bridge,
+audit records, chroot. What stays (chown, setuid, setgid, fowner, dac_override, kill, net_bind_service, ...) is what
+entrypoints that drop to another user and package managers use, so ordinary images keep working."""
+
+PIDS_LIMIT = 4096
+"""Processes and threads; a fork bomb ends here. Data loaders with hundreds of threads fit."""
 
 ENGINE_CAPABILITIES = (
     "AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "MKNOD", "NET_BIND_SERVICE", "NET_RAW",
@@ -123,7 +129,7 @@ class Limits(Spec):
     """Size of /dev/shm. Unset: no limit."""
     timeout: Duration | None = None
     """How long an attempt may run. Unset: as long as it wants."""
-    pids: Annotated[int, Field(ge=16, le=4_000_000)] = _SAFE.pids_limit
+    pids: Annotated[int, Field(ge=16, le=4_000_000)] = PIDS_LIMIT
     """Processes and threads that a container may have at once; the same for every job."""
 
 
@@ -132,7 +138,7 @@ class AgentPolicy(Spec):
 
     images: ImageRules = ImageRules()
     """Rules on a job's image."""
-    network: Annotated[str, BeforeValidator(_network), _STRING] = _SAFE.network
+    network: Annotated[str, BeforeValidator(_network), _STRING] = "bridge"
     """The network of every container: `bridge`, `none`, or one that the operator made; never the host's own."""
     users: UserRules = UserRules()
     """Rules on the user of a job's container, whether job or image names it."""
@@ -146,12 +152,3 @@ class AgentPolicy(Spec):
     """Names of secrets that jobs may refer to; `*` stands for anything, slashes too. An empty list: none."""
     inputs: Annotated[tuple[S3Url, ...], Field(max_length=1000)] | None = None
     """The S3 prefixes from which jobs may take inputs. Unset: what the agent's own credentials can read."""
-
-    def container(self) -> ContainerPolicy:
-        """What every container is made with."""
-        return ContainerPolicy(
-            network=self.network,
-            cap_drop=self.capabilities.drop,
-            cap_add=self.capabilities.add,
-            pids_limit=self.limits.pids,
-        )
