@@ -12,7 +12,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
-from launch.core.image_name import check_pattern
+from launch.core.image_patterns import check_pattern
 from launch.fields import Cpus, Duration, Memory, S3Url, Spec
 
 DROPPED_CAPABILITIES = ("AUDIT_WRITE", "MKNOD", "NET_RAW", "SYS_CHROOT")

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from agent.core.secret_source import references
-from launch.core.image_name import matches, parse_image
+from launch.core.image_patterns import matches
 from launch.core.quantity import show_duration, show_memory
+from launch.core.registry import parse_image
 from launch.job import JobSpec
 from launch.policy import AgentPolicy, ImageRules, Limits
 

@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from agent.core.container import ContainerPolicy
 from agent.core.policy import account, denials, user_denials
-from launch.core.image_name import check_pattern, matches, parse_image
+from launch.core.image_patterns import check_pattern, matches
+from launch.core.registry import parse_image
 from launch.job import JobSpec
 from launch.policy import GRANTABLE_CAPABILITIES, AgentPolicy
 
