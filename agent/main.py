@@ -31,7 +31,7 @@ from agent.intake import Intake
 from agent.lease import keep_leases
 from agent.metrics import Reporting
 from agent.ports import Engine, EngineInfo
-from agent.presence import Identity, Presence
+from agent.presence import Identity, Presence, policy_told
 from agent.recovery import recover
 from agent.registries import Registries
 from agent.runner import Runner
@@ -156,6 +156,7 @@ class Agent:
             instance=settings.instance,
             labels={"pid": str(os.getpid()), "engine": info.version, **settings.labels},
             started_at=clock.now(),
+            policy=policy_told(settings.policy),
         )
         self._presence = Presence(broker.agents, clock, self._holds, identity, ttl_s=settings.presence_ttl_s)
 

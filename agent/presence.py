@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import structlog
 
 from agent.holds import Holds
 from launch.errors import BrokerError
+from launch.policy import AgentPolicy
 from launch.ports import Agents, Clock
 from launch.presence import AgentPresence, AgentState
 
 SETTLE_S = 0.2
 """Changes within this time go out as one."""
 RETRY_S = 1.0
+MAX_POLICY_CHARS = 4096
 
 _log = structlog.get_logger(__name__)
 
@@ -33,6 +38,14 @@ class Identity:
     instance: str | None
     labels: dict[str, str]
     started_at: datetime
+    policy: Mapping[str, Any] | None = None
+    """As in `AgentPresence`."""
+
+
+def policy_told(policy: AgentPolicy) -> dict[str, Any] | None:
+    """What the world is told of the policy; nothing of one that is too long to be said every few seconds."""
+    told = policy.model_dump(mode="json", exclude_defaults=True)
+    return told if len(json.dumps(told)) <= MAX_POLICY_CHARS else None
 
 
 class Presence:
@@ -124,4 +137,6 @@ class Presence:
             labels=identity.labels,
             started_at=identity.started_at,
             idle_since=self._idle_since,
+            at=self._clock.now(),
+            policy=dict(identity.policy) if identity.policy is not None else None,
         )

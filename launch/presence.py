@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -42,3 +43,8 @@ class AgentPresence(BaseModel):
     started_at: Moment
     idle_since: Moment | None = None
     """Since when it holds nothing; None while it holds something."""
+    at: Moment | None = None
+    """When it said so, by its own clock: beside the time when the server stored it, how far off that is."""
+    policy: dict[str, Any] | None = None
+    """What of its `agent.yaml` is not the default; None where it does not tell. Not parsed here: an agent of another
+    version may have other rules, and is present all the same."""
