@@ -205,6 +205,13 @@ class Jobs(Protocol):
         """
         ...
 
+    async def upcoming(self, queue: str, job_types: Sequence[str] | None, limit: int) -> list[Message]:
+        """The first `limit` jobs of these types (None: any) that no agent has been given yet, most urgent first.
+
+        Takes nothing: whoever pulls next gets them. What was given and came back is left out. Raises `NotFound`.
+        """
+        ...
+
     async def discard(self, job: JobId) -> bool:
         """Take one message out of the queue for good; False if it was not there."""
         ...

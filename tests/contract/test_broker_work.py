@@ -10,6 +10,7 @@ from datetime import timedelta
 
 import pytest
 
+from launch.errors import NotFound
 from launch.ports import Broker, Delivery
 from launch.subjects import JobId, Priority, WorkConsumer
 from tests.contract.broker_world import ACK_WAIT_S, TRAIN, World, take, until_status
@@ -132,6 +133,32 @@ async def test_a_busy_agent_does_not_keep_new_types_from_others(broker: Broker, 
             waiting = asyncio.create_task(until(idle, consumer))
             await broker.jobs.publish(queue, consumer.job_type, b"{}")
             await waiting
+
+
+async def test_what_comes_next_is_what_nobody_was_given_most_urgent_first(
+    broker: Broker, other: Broker, queue: str
+) -> None:
+    async with working(broker, queue, "train", "evaluate"):
+        first, second, third = await publish(broker, queue, 3)
+        [evaluate] = await publish(broker, queue, 1, "evaluate")
+        urgent = (await broker.jobs.publish(queue, "train", b"!", priority=Priority.HIGH)).job
+        async with aclosing(other.work.consumers(queue, None)) as sets:
+            await until(sets, TRAIN, EVALUATE, WorkConsumer("train", Priority.HIGH))
+        await until_status(broker, queue, TRAIN, pending=3)
+        await until_status(broker, queue, EVALUATE, pending=1)
+        assert [m.job for m in await other.jobs.upcoming(queue, None, 9)] == [urgent, evaluate, first, second, third]
+        assert [m.job for m in await other.jobs.upcoming(queue, ["train"], 3)] == [urgent, first, second]
+        [held] = await broker.work.pull_now(queue, TRAIN, 1)
+        [message, _] = await other.jobs.upcoming(queue, ["train"], 2)
+        assert message.body == b"!"
+        assert [m.job for m in await other.jobs.upcoming(queue, ["train"], 9)] == [urgent, second, third]
+        await broker.work.nak(held.reply)
+        await broker.jobs.discard(second)
+        assert [m.job for m in await other.jobs.upcoming(queue, ["train"], 9)] == [urgent, third]
+        assert await other.jobs.upcoming(queue, [], 9) == []
+        assert len(await broker.work.pull_now(queue, TRAIN, 9)) == 2  # it took nothing
+    with pytest.raises(NotFound):
+        await broker.jobs.upcoming("no-such-queue", None, 1)
 
 
 # -- pulling --------------------------------------------------------------------------------------------------------

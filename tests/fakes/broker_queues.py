@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import replace
 
 from launch.errors import NotFound
@@ -89,6 +89,13 @@ class FakeJobs:
         async with self._link.request():
             messages = self._server.stream(queue).messages.values()
             return [message for message in messages if message.job.seq > after_seq][:limit]
+
+    async def upcoming(self, queue: str, job_types: Sequence[str] | None, limit: int) -> list[Message]:
+        async with self._link.request():
+            stream = self._server.stream(queue)
+            durables = sorted(stream.durables.values(), key=lambda durable: urgency(durable.consumer))
+            mine = (d for d in durables if job_types is None or d.consumer.job_type in job_types)
+            return [stream.messages[seq] for durable in mine for seq in durable.fresh][:limit]
 
     async def discard(self, job: JobId) -> bool:
         async with self._link.request():

@@ -6,7 +6,7 @@ import asyncio
 import builtins
 import contextlib
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 
 from nats.aio.msg import Msg
 
@@ -23,7 +23,7 @@ from launch.adapters.nats.failures import (
     translated,
 )
 from launch.adapters.nats.hints import hints
-from launch.adapters.nats.queues import read_depth, stream_info
+from launch.adapters.nats.queues import consumer_of, list_consumers, read_depth, stream_info
 from launch.errors import NotFound, QueueFull
 from launch.ports import Depth, Message, Published
 from launch.subjects import JobId, Priority
@@ -85,11 +85,30 @@ class NatsJobs:
             seq = page[-1].job.seq + 1
         return found
 
-    async def _page(self, queue: str, seq: int, count: int) -> builtins.list[Message]:
+    async def upcoming(self, queue: str, job_types: Sequence[str] | None, limit: int) -> builtins.list[Message]:
+        await stream_info(self._connection, queue)  # says if there is none
+        found: list[Message] = []
+        waiting = [
+            (consumer_of(item), int(item["delivered"]["stream_seq"]))
+            for item in await list_consumers(self._connection, queue)
+            if item["num_pending"]
+        ]
+        for consumer, given in sorted(waiting, key=lambda one: (one[0].priority.rank, one[0].job_type)):
+            if len(found) >= limit:
+                break
+            if job_types is None or consumer.job_type in job_types:
+                found += await self._page(queue, given + 1, limit - len(found), consumer.subject(queue))
+        return found
+
+    async def _page(
+        self, queue: str, seq: int, count: int, subject_wanted: str | None = None
+    ) -> builtins.list[Message]:
         inbox = self._connection.client.new_inbox()
         answers: asyncio.Queue[Msg] = asyncio.Queue()
         found: list[Message] = []
-        request = json.dumps({"seq": seq, "batch": count, "next_by_subj": f"queue.{queue}.>"}).encode()
+        request = json.dumps(
+            {"seq": seq, "batch": count, "next_by_subj": subject_wanted or f"queue.{queue}.>"}
+        ).encode()
         subject = f"$JS.API.DIRECT.GET.{subjects.work_stream(queue)}"
         async with self._connection.subscription(inbox, answers.put_nowait):
             await self._connection.publish(subject, request, reply=inbox)
