@@ -1,13 +1,16 @@
-"""The users of a secured embedded server: one nkey a role, or a role and queue, and the server's configuration of them.
+"""The users of a server, in its own configuration language: one a role, or a role and queue.
 
-The data directory holds the seeds (`nkeys/<role>[-<queue>].nk`, for their user alone) and `nats-users.conf`, which has
-nothing secret in it: public keys and permissions. A key that is there is kept; new queues get new ones.
+For the embedded server they have nkeys. The data directory holds the seeds (`nkeys/<role>[-<queue>].nk`, for their user
+alone) and `nats-users.conf`, which has nothing secret in it: public keys and permissions. A key that is there is kept;
+new queues get new ones. For any other server `python -m launch.server_users QUEUE` prints users with passwords, as the
+committed `nats-roles.conf` has them.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,6 +20,18 @@ from launch.settings import KEYS_DIR
 from launch.subjects import is_name
 
 USERS_FILE = "nats-users.conf"
+_OF_A_QUEUE = (Role.PUBLISHER, Role.OPERATOR, Role.AGENT)
+_OF_ALL = (Role.ADMIN, Role.SCALER, Role.VIEWER)
+
+_PASSWORDS = """\
+# Who may do what on the server: a user a role, each with the least permissions that work; nats.conf includes it.
+# Written by `python -m launch.server_users {queue}`: write it anew with the name of your queue.
+#
+# Passwords come from the environment of nats-server, which does not start without them; set to nothing is an empty
+# password. It reads them as it reads this file: a password that does not begin with a letter, or has more than letters
+# and digits, is handed over in double quotes. A bcrypt hash ($2a$...) may stand in for one.
+# Clients: NATS_USER=publisher NATS_PASSWORD=... launch submit ...
+"""
 
 
 def is_secured(data_dir: Path) -> bool:
@@ -44,7 +59,8 @@ def secure(data_dir: Path, queues: Iterable[str]) -> list[Path]:
             of_queues = [queue] if queue else names
             if role is Role.SCALER and not of_queues:
                 continue
-            users.append(_user(role, of_queues, _public(path)))
+            public = _public(path)
+            users.append(_user(role, of_queues, f"nkey: {public}", inbox=public))
         text = "# Written by `launch server --secure`: the public keys of users and what each may do.\n"
         _write(data_dir / USERS_FILE, f"{text}authorization {{ users = [\n{''.join(users)}] }}\n")
     except OSError as error:
@@ -52,10 +68,17 @@ def secure(data_dir: Path, queues: Iterable[str]) -> list[Path]:
     return files
 
 
+def with_passwords(queue: str) -> str:
+    """Users of all roles for one queue, named as their roles; passwords are `$NATS_<ROLE>_PASSWORD`."""
+    users = []
+    for role in (*_OF_ALL, *_OF_A_QUEUE):
+        login = f"user: {role}, password: $NATS_{role.upper()}_PASSWORD"
+        users.append(_user(role, [queue], login, inbox=str(role)))
+    return f"{_PASSWORDS.format(queue=queue)}\nauthorization {{ users = [\n{''.join(users)}] }}\n"
+
+
 def _wanted(queues: Iterable[str]) -> list[tuple[Role, str]]:
-    each = (Role.PUBLISHER, Role.OPERATOR, Role.AGENT)
-    once = [(role, "") for role in (Role.ADMIN, Role.SCALER, Role.VIEWER)]
-    return once + [(role, queue) for queue in queues for role in each]
+    return [(role, "") for role in _OF_ALL] + [(role, queue) for queue in queues for role in _OF_A_QUEUE]
 
 
 def _known(folder: Path) -> set[str]:
@@ -63,12 +86,12 @@ def _known(folder: Path) -> set[str]:
     return {name for name in found if is_name(name)}
 
 
-def _user(role: Role, queues: list[str], public: str) -> str:
-    allowed = permissions(role, queues, inbox=f"_INBOX.{public}")
+def _user(role: Role, queues: list[str], login: str, *, inbox: str) -> str:
+    allowed = permissions(role, queues, inbox=f"_INBOX.{inbox}")
     publish, subscribe = (",\n        ".join(map(json.dumps, names)) for names in (allowed.publish, allowed.subscribe))
     return (
-        f"  # {role} {' '.join(queues) if role.per_queue else ''}\n"
-        f"  {{ nkey: {public}, permissions: {{\n"
+        f"  # {' '.join([role, *(queues if role.per_queue else ())])}\n"
+        f"  {{ {login}, permissions: {{\n"
         f"      publish: {{ allow: [\n        {publish} ] }}\n"
         f"      subscribe: {{ allow: [\n        {subscribe} ] }} }} }}\n"
     )
@@ -93,3 +116,16 @@ def _write(path: Path, text: str) -> None:
         file.write(text)
         os.fchmod(file.fileno(), 0o600)
     draft.replace(path)
+
+
+def main(arguments: list[str]) -> int:
+    """Print users with passwords for one queue; returns the exit code."""
+    if len(arguments) != 1 or not is_name(arguments[0]):
+        sys.stderr.write("usage: python -m launch.server_users QUEUE\n")
+        return 2
+    sys.stdout.write(with_passwords(arguments[0]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -29,6 +29,7 @@ from launch.login import Credentials
 MIN_VERSION = (2, 12)
 REQUEST_TIMEOUT_S = 5.0
 RECONNECT_WAIT_S = 0.25
+CLOSE_LIMIT_S = 2.0
 
 
 class Connection:
@@ -47,9 +48,14 @@ class Connection:
 
     # -- coming and going ---------------------------------------------------------------------------------------
 
-    async def open(self, *, name: str, credentials: Credentials | None, timeout_s: float) -> None:
-        """Connect and check the server. Raises `BrokerUnavailable` or `BrokerUnsuitable`, each in one line."""
-        options = client_options(credentials)
+    async def open(
+        self, *, name: str, credentials: Credentials | None, timeout_s: float, any_server: bool = False
+    ) -> None:
+        """Connect, and check the server unless `any_server` will do.
+
+        Raises `BrokerUnavailable` or `BrokerUnsuitable`, each in one line.
+        """
+        options = client_options(credentials, self.url)
         self._inbox = options.get("inbox_prefix", DEFAULT_INBOX)
         servers = await reachable(self.url, timeout_s)
         self._dial = Dial(self.url, len(servers))
@@ -75,7 +81,8 @@ class Connection:
         finally:
             self._dial = None
         self._connected_at = time.monotonic()
-        await self._check_server()
+        if not any_server:
+            await self._check_server()
 
     async def _abandon(self) -> None:
         """Close a client that never was connected: it thinks that it has nothing to close."""
@@ -85,7 +92,11 @@ class Connection:
         if transport:
             with contextlib.suppress(nats.errors.Error, OSError, RuntimeError):
                 transport.close()  # type: ignore[no-untyped-call]  # untyped in nats-py
-                await transport.wait_closed()  # type: ignore[no-untyped-call]
+                # As a task: after a failed TLS handshake the wait ends as if it was us who are cancelled.
+                closing = asyncio.ensure_future(transport.wait_closed())  # type: ignore[no-untyped-call]
+                await asyncio.wait({closing}, timeout=CLOSE_LIMIT_S)
+                closing.cancel()
+                await asyncio.gather(closing, return_exceptions=True)
 
     async def close(self) -> None:
         """Flush and leave. Idempotent."""

@@ -14,6 +14,12 @@ from launch.errors import BrokerUnavailable
 _START_ONE = "is it running? `launch up` starts one; --server or NATS_URL names another"
 _REFUSALS = ("authorization", "authentication", "credentials")
 """Of whoever says one of these, another try won't get another answer."""
+_HUNG_UP = "it hung up while we logged in"
+"""Over TLS that may be all that is seen of a refusal: the server's word for it comes with the end of the connection."""
+_LOG_IN = (
+    "log in by NATS_CREDS, NATS_NKEY, NATS_USER and NATS_PASSWORD, or NATS_CERT and NATS_KEY: see docs/security.md, "
+    "NATS roles"
+)
 
 
 async def reachable(url: str, timeout_s: float) -> list[str]:
@@ -50,6 +56,10 @@ def _address(server: str) -> tuple[str | None, int]:
     return parts.hostname, parts.port or 4222
 
 
+def _refused(error: Exception) -> bool:
+    return any(word in str(error).lower() for word in _REFUSALS)
+
+
 class Dial:
     """Waits for the client's first connection to one of so many servers."""
 
@@ -62,8 +72,7 @@ class Dial:
     def failed(self, error: Exception) -> None:
         """The client could not connect to one of them."""
         self._errors.append(error)
-        refused = any(word in str(error).lower() for word in _REFUSALS)
-        if refused or len(self._errors) >= self._servers:
+        if _refused(error) or len(self._errors) >= self._servers:
             self._hopeless.set()
 
     async def done(self, connecting: Coroutine[Any, Any, None], timeout_s: float) -> None:
@@ -74,8 +83,11 @@ class Dial:
             await asyncio.wait({dial, hopeless}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
             if not dial.done():
                 cause = self._errors[-1] if self._errors else None
+                hung_up = isinstance(cause, BrokenPipeError | ConnectionResetError)
+                text = _HUNG_UP if hung_up else cause or "no answer in time"
                 raise BrokerUnavailable(
-                    f"can't connect to NATS at {shown(self._url)}: {cause or 'no answer in time'}"
+                    f"can't connect to NATS at {shown(self._url)}: {text}",
+                    hint=_LOG_IN if hung_up or (cause is not None and _refused(cause)) else None,
                 ) from cause
             with translated(f"connect to {shown(self._url)}"):
                 dial.result()
