@@ -148,6 +148,14 @@ class PullProgress:
     total_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class DiskSpace:
+    """The disk that images and containers lie on."""
+
+    free_bytes: int
+    total_bytes: int
+
+
 class Engine(Protocol):
     """A container engine."""
 
@@ -166,6 +174,17 @@ class Engine(Protocol):
 
         `login` is for the registry that `reference` names. `progress` is told whenever there is some; it must not wait.
         """
+        ...
+
+    async def remove_image(self, reference: str) -> bool:
+        """Take a name from an image, and the image from the disk if that was its last; no error if it is gone.
+
+        False if it is the last, and a container, running or not, needs the image: then nothing is done.
+        """
+        ...
+
+    async def disk(self) -> DiskSpace | None:
+        """The engine's disk as it is now; None where that can't be known, as of an engine on another machine."""
         ...
 
     async def create(self, name: str, config: Mapping[str, Any]) -> str:

@@ -1,53 +1,43 @@
 """The Docker Engine behind the `Engine` port, through aiodocker.
 
 Every call has a time limit but those that are meant to last: wait, pull and following logs. The connection, and what
-its errors mean, are in `docker_link.py`.
+its errors mean, are in `docker_link.py`; images in `docker_images.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping
 from typing import Any, Final
 from urllib.parse import quote
 
 from aiodocker.containers import DockerContainer
 from aiodocker.exceptions import DockerError
 
-from agent.adapters.docker_answers import container_of, image_of, message_of, path_of, usage_of
-from agent.adapters.docker_link import SERVER_ERROR, EngineLink
+from agent.adapters.docker_answers import container_of, message_of, path_of, usage_of
+from agent.adapters.docker_images import EngineImages
+from agent.adapters.docker_link import CHANGE_LIMIT_S, CONFLICT, LOOK_LIMIT_S, NOT_FOUND, SERVER_ERROR
 from agent.core.container import same_attempt
 from agent.core.frames import FrameParser, since_parameter
-from agent.core.pulls import PullMeter
-from agent.core.registry_login import Credential, header_of
 from agent.ports import (
     Container,
     EngineError,
     EngineInfo,
     EngineUnavailable,
-    ImageInfo,
     LogFrame,
     PathInfo,
-    PullProgress,
     Usage,
 )
-from launch.core.registry import registry_of
 
-LOOK_LIMIT_S: Final = 30.0
-"""For calls that only read the engine's memory."""
-CHANGE_LIMIT_S: Final = 120.0
-"""For calls that touch disks, namespaces and cgroups; a loaded machine takes its time."""
-
-_NOT_MODIFIED, _NOT_FOUND, _CONFLICT = 304, 404, 409
+_NOT_MODIFIED = 304
 _ADOPT_PAUSE_S = 0.05
 READ_AHEAD_BYTES: Final = 1024**2
 """So much of an archive is read before it is asked for (at most twice as much), so that engine and store both work."""
-_LOGIN_HEADER = "X-Registry-Auth"
 _STAT_HEADER = "X-Docker-Container-Path-Stat"
 
 
-class DockerEngine(EngineLink):
+class DockerEngine(EngineImages):
     """One engine. Connects on first use and after every break; used within one event loop."""
 
     async def info(self) -> EngineInfo:
@@ -56,43 +46,6 @@ class DockerEngine(EngineLink):
             async with asyncio.timeout(LOOK_LIMIT_S):
                 found = await self._client().system.info()
             return EngineInfo(str(found["ServerVersion"]), int(found["NCPU"]), int(found["MemTotal"]))
-
-    async def image(self, reference: str) -> ImageInfo | None:
-        """The image if it is present, else None."""
-        try:
-            with self._translated("image"):
-                async with asyncio.timeout(LOOK_LIMIT_S):
-                    found = await self._client().images.inspect(quote(reference, safe="/:@"))
-                return image_of(found)
-        except EngineError as error:
-            if error.status == _NOT_FOUND:
-                return None
-            raise
-
-    async def pull(
-        self, reference: str, *, login: Credential | None = None, progress: Callable[[PullProgress], None] | None = None
-    ) -> None:
-        """Fetch an image; returns when it is there. Takes as long as it takes."""
-        headers = {_LOGIN_HEADER: header_of(login, registry_of(reference))} if login is not None else {}
-        meter = PullMeter()
-        parameters = {"fromImage": reference}
-        if not {":", "@"} & set(reference.rsplit("/", 1)[-1]):
-            # Without a tag the engine would fetch every tag there is.
-            parameters["tag"] = "latest"
-        async with self._stream("pull", "POST", "images/create", parameters, headers=headers) as content:
-            while True:
-                with self._translated("pull"):
-                    line = await content.readline()
-                    said = json.loads(line) if line.strip() else {}
-                if "error" in said:
-                    raise EngineError("pull", SERVER_ERROR, str(said["error"]))
-                if not line:
-                    break
-                come = meter.feed(said)
-                if come is not None and progress is not None:
-                    progress(come)
-        if await self.image(reference) is None:
-            raise EngineError("pull", SERVER_ERROR, "the engine ended the pull, but the image is not there")
 
     async def create(self, name: str, config: Mapping[str, Any]) -> str:
         """Create a container, or return the id of the one that has the name.
@@ -106,11 +59,11 @@ class DockerEngine(EngineLink):
                     try:
                         return str((await self._client().containers.create(dict(config), name=name)).id)
                     except DockerError as error:
-                        if error.status != _CONFLICT:
+                        if error.status != CONFLICT:
                             raise
                     if (existing := await self.inspect(name)) is not None:
                         if not same_attempt(existing.labels, config.get("Labels") or {}):
-                            raise EngineError("create", _CONFLICT, f"the name {name} is another container's")
+                            raise EngineError("create", CONFLICT, f"the name {name} is another container's")
                         return existing.id
                     await asyncio.sleep(_ADOPT_PAUSE_S)
 
@@ -133,7 +86,7 @@ class DockerEngine(EngineLink):
                     found = await self._container(container).show()
                 return container_of(found)
         except EngineError as error:
-            if error.status == _NOT_FOUND:
+            if error.status == NOT_FOUND:
                 return None
             raise
 
@@ -149,13 +102,13 @@ class DockerEngine(EngineLink):
 
     async def signal(self, container: str, name: str) -> None:
         """Send a signal; no error if the container does not run, or is gone."""
-        with self._translated("signal", ignore=(_NOT_FOUND, _CONFLICT)):
+        with self._translated("signal", ignore=(NOT_FOUND, CONFLICT)):
             async with asyncio.timeout(LOOK_LIMIT_S):
                 await self._container(container).kill(signal=name)
 
     async def remove(self, container: str) -> None:
         """Remove it with its anonymous volumes, killing it if it runs; no error if it is gone or going."""
-        with self._translated("remove", ignore=(_NOT_FOUND, _CONFLICT)):
+        with self._translated("remove", ignore=(NOT_FOUND, CONFLICT)):
             async with asyncio.timeout(CHANGE_LIMIT_S):
                 await self._container(container).delete(force=True, v=True)
 
@@ -165,7 +118,7 @@ class DockerEngine(EngineLink):
         """Frames from `since` on; with `follow` until the container stops. Closing it closes the connection."""
         present = await self.inspect(container)
         if present is None:
-            raise EngineError("logs", _NOT_FOUND, f"No such container: {container}")
+            raise EngineError("logs", NOT_FOUND, f"No such container: {container}")
         parameters = {"stdout": "1", "stderr": "1", "timestamps": "1", "follow": "1" if follow else "0"}
         if since is not None:
             parameters["since"] = since_parameter(since)
@@ -193,7 +146,7 @@ class DockerEngine(EngineLink):
                 asyncio.timeout(LOOK_LIMIT_S),
                 self._request("HEAD", _archive(container), {"path": path}) as reply,
             ):
-                if reply.status == _NOT_FOUND:
+                if reply.status == NOT_FOUND:
                     return None
                 if not reply.ok:
                     raise DockerError(reply.status, f"{path}: {reply.reason}")

@@ -7,9 +7,12 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-from agent.ports import Container, ImageInfo, PathInfo, Usage
+from agent.ports import Container, DiskSpace, ImageInfo, PathInfo, Usage
+from launch.core.registry import parse_image
 
 NEVER: Final = "0001-01-01T00:00:00Z"
+CONTAINERD_ROOT: Final = "/var/lib/containerd"
+"""Where an engine keeps images that has containerd keep them; it does not say where that is, if not there."""
 _DIR_BIT: Final = 1 << 31
 """In a mode as Go writes it."""
 
@@ -32,16 +35,34 @@ def container_of(found: Mapping[str, Any]) -> Container:
     )
 
 
-def image_of(found: Mapping[str, Any]) -> ImageInfo:
-    """From an image's long account."""
-    digests = found.get("RepoDigests") or []
+def image_of(found: Mapping[str, Any], reference: str) -> ImageInfo:
+    """From an image's long account; of its digests the one that it has where `reference` names it."""
+    digests = [str(digest) for digest in found.get("RepoDigests") or ()]
+    wanted = parse_image(reference)
+    named = [digest for digest in digests if wanted and (one := parse_image(digest)) and one.name == wanted.name]
     config = found.get("Config") or {}
     return ImageInfo(
         str(found["Id"]),
-        str(digests[0]) if digests else None,
+        next(iter([*named, *digests]), None),
         user=str(config.get("User") or ""),
         workdir=str(config.get("WorkingDir") or ""),
     )
+
+
+def roots_of(found: Mapping[str, Any]) -> tuple[str, ...]:
+    """The folders that images and containers lie in, from the engine's account of itself."""
+    root = str(found.get("DockerRootDir") or "")
+    kept_by_containerd = dict(_pairs(found)).get("driver-type", "").startswith("io.containerd.snapshotter")
+    return tuple(path for path in (root, CONTAINERD_ROOT if kept_by_containerd else "") if path.startswith("/"))
+
+
+def space_of(found: Mapping[str, Any]) -> DiskSpace | None:
+    """The room that the engine itself tells of: of all storage drivers, only that for ZFS does."""
+    said = dict(_pairs(found))
+    free, used = said.get("Space Available", ""), said.get("Space Used By Parent", "")
+    if not (free.isascii() and free.isdigit() and used.isascii() and used.isdigit()):
+        return None
+    return DiskSpace(int(free), int(free) + int(used))
 
 
 def path_of(header: str) -> PathInfo:
@@ -74,6 +95,11 @@ def message_of(body: str) -> str:
         return str(json.loads(body)["message"])
     except (ValueError, LookupError, TypeError):
         return body.strip()
+
+
+def _pairs(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the storage driver says."""
+    return [(str(pair[0]), str(pair[1])) for pair in found.get("DriverStatus") or () if len(pair) == 2]
 
 
 def _time(text: str) -> str | None:

@@ -22,6 +22,12 @@ from launch.errors import LaunchError
 
 DEFAULT_HOST: Final = "unix:///var/run/docker.sock"
 CONNECT_LIMIT_S: Final = 10.0
+LOOK_LIMIT_S: Final = 30.0
+"""For calls that only read the engine's memory."""
+CHANGE_LIMIT_S: Final = 120.0
+"""For calls that touch disks, namespaces and cgroups; a loaded machine takes its time."""
+NOT_FOUND: Final = 404
+CONFLICT: Final = 409
 SERVER_ERROR: Final = 500
 _UNAVAILABLE = 503
 _CANNOT_CONNECT = 900

@@ -10,8 +10,9 @@ from urllib.parse import quote
 
 from aiodocker.exceptions import DockerError
 
-from agent.adapters.docker import LOOK_LIMIT_S, DockerEngine
+from agent.adapters.docker import DockerEngine
 from agent.adapters.docker_answers import message_of
+from agent.adapters.docker_link import LOOK_LIMIT_S
 from agent.adapters.image_logins import ImageLogins
 from agent.ports import EngineError
 from launch.doctor.parts import EngineDetails

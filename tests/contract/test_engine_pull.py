@@ -28,7 +28,7 @@ def private(lab: Lab, tmp_path: Path) -> Iterator[str]:
         yield reference
         return
     registry = Registry(tmp_path / "registry", private=True).start()
-    reference = registry.push(lab.image, f"tool-{secrets.token_hex(4)}:1")
+    reference = registry.push_new(lab.image, f"tool-{secrets.token_hex(4)}:1")
     yield reference
     forget(reference)
     registry.stop()
@@ -52,3 +52,19 @@ async def test_progress_never_passes_its_total(lab: Lab, private: str) -> None:
     assert all(0 <= one.done_bytes <= one.total_bytes for one in told)
     if isinstance(lab.engine, FakeEngine):
         assert told[-1] == PullProgress(2, 2)
+
+
+async def test_an_image_that_a_container_needs_stays_and_goes_with_its_last_name(lab: Lab, private: str) -> None:
+    await lab.engine.pull(private, login=LOGIN)
+    container = await lab.engine.create(f"{lab.mark}-user", {"Image": private, "Labels": {"launch.test": lab.mark}})
+    assert not await lab.engine.remove_image(private)
+    assert await lab.engine.image(private) is not None
+    await lab.engine.remove(container)
+    assert await lab.engine.remove_image(private)
+    assert await lab.engine.image(private) is None
+    assert await lab.engine.remove_image(private)
+
+
+async def test_a_disk_has_room_or_is_not_known(lab: Lab) -> None:
+    space = await lab.engine.disk()
+    assert space is None or 0 <= space.free_bytes <= space.total_bytes

@@ -16,7 +16,7 @@ import secrets
 import signal as signals
 from collections import defaultdict, deque
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from agent.core.container import same_attempt
@@ -24,6 +24,7 @@ from agent.core.frames import nanoseconds, timestamp
 from agent.core.registry_login import Credential
 from agent.ports import (
     Container,
+    DiskSpace,
     EngineError,
     EngineInfo,
     EngineUnavailable,
@@ -126,6 +127,9 @@ class FakeEngine:
         """Images of `registry` that are given to this login alone."""
         self.logins: list[Credential | None] = []
         """What each pull came with."""
+        self.space: DiskSpace | None = None
+        """Its disk, which fills by `image_bytes` with each image that is pulled; None: not known, and endless."""
+        self.image_bytes = 1024**3
         self._clock = clock or LoopClock()
         self._last_ns = 0
         self._running = True
@@ -210,9 +214,28 @@ class FakeEngine:
             raise EngineError("pull", 404, f"manifest for {reference} not found: manifest unknown: manifest unknown")
         if reference in self.private and login != self.private[reference]:
             raise EngineError("pull", 500, f"Head {reference}: no basic auth credentials")
+        if self.space is not None and reference not in self.images:
+            if self.space.free_bytes < self.image_bytes:
+                raise EngineError("pull", 500, "write /var/lib/docker/tmp/GetImageBlob1: no space left on device")
+            self.space = replace(self.space, free_bytes=self.space.free_bytes - self.image_bytes)
         digest = f"sha256:{secrets.token_hex(32)}"
         self.images[reference] = ImageInfo(digest, f"{reference.partition(':')[0]}@{digest}")
         self._reply("pull")
+
+    async def remove_image(self, reference: str) -> bool:
+        """Remove an image that no container needs."""
+        await self._call("remove_image", reference)
+        if any(found.config["Image"] == reference for found in self.containers.values()):
+            return False
+        if self.images.pop(reference, None) is not None and self.space is not None:
+            self.space = replace(self.space, free_bytes=self.space.free_bytes + self.image_bytes)
+        self._reply("remove_image")
+        return True
+
+    async def disk(self) -> DiskSpace | None:
+        """Whatever `space` says."""
+        await self._call("disk", "")
+        return self.space
 
     async def create(self, name: str, config: Mapping[str, Any]) -> str:
         """Create a container, or return the id of the one that has the name."""

@@ -20,7 +20,17 @@ from typing import Any, TypeVar
 
 from agent.core.registry_login import Credential
 from agent.main import Agent
-from agent.ports import Container, EngineInfo, EngineUnavailable, ImageInfo, LogFrame, PathInfo, PullProgress, Usage
+from agent.ports import (
+    Container,
+    DiskSpace,
+    EngineInfo,
+    EngineUnavailable,
+    ImageInfo,
+    LogFrame,
+    PathInfo,
+    PullProgress,
+    Usage,
+)
 from agent.settings import AgentSettings, OnLostContact
 from launch.client import Client
 from launch.core.states import TERMINAL_STATES
@@ -444,6 +454,12 @@ class Grip:
         self, reference: str, *, login: Credential | None = None, progress: Callable[[PullProgress], None] | None = None
     ) -> None:
         await self._ask("pull", lambda: self._engine.pull(reference, login=login, progress=progress))
+
+    async def remove_image(self, reference: str) -> bool:
+        return await self._tell("remove_image", lambda: self._engine.remove_image(reference))
+
+    async def disk(self) -> DiskSpace | None:
+        return await self._ask("disk", self._engine.disk)
 
     async def create(self, name: str, config: Mapping[str, Any]) -> str:
         return await self._tell("create", lambda: self._engine.create(name, config))

@@ -10,8 +10,10 @@ from __future__ import annotations
 import base64
 import json
 import re
+import secrets
 import shutil
 import subprocess
+import tempfile
 import threading
 from pathlib import Path
 from typing import IO, Self
@@ -126,6 +128,21 @@ class Registry:
         finally:
             forget(reference)
         return reference
+
+    def push_new(self, image: str, name: str, *, size: int = 0) -> str:
+        """Push an image that is nowhere else: `image` and a layer of its own, of `size` random bytes.
+
+        Returns its reference, which is not here.
+        """
+        made = f"launch-test/{secrets.token_hex(8)}:new"
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "own").write_bytes(secrets.token_bytes(max(16, size)))
+            (Path(folder) / "Dockerfile").write_text(f"FROM {image}\nCOPY own /own\n")
+            _docker("build", "--quiet", "--tag", made, folder)
+        try:
+            return self.push(made, name)
+        finally:
+            forget(made)
 
     def _guarded(self) -> str:
         """The part of the configuration that asks for a login, over TLS or not; makes what that needs."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
-from agent.adapters import docker
+from agent.adapters import docker, docker_images
 from agent.adapters.docker import DockerEngine
-from agent.ports import Engine, EngineError, EngineUnavailable, PullProgress
+from agent.adapters.docker_answers import CONTAINERD_ROOT, roots_of
+from agent.ports import DiskSpace, Engine, EngineError, EngineUnavailable, PullProgress
 from launch.errors import LaunchError
 
 VERSION = {"ApiVersion": "1.41"}
@@ -93,6 +95,54 @@ async def test_a_pull_is_over_when_the_image_is_there(canned: Canned, engine: Do
     found = await engine.image("r/x:1")
     assert found is not None
     assert (found.id, found.digest) == ("sha256:1", "r/x@sha256:2")
+
+
+@pytest.mark.parametrize(
+    ("reference", "digest"),
+    [
+        ("r.io/y:1", "r.io/y@sha256:B"),
+        ("library/x", "x@sha256:A"),
+        ("mine:1", "x@sha256:A"),
+        ("sha256:1", "x@sha256:A"),
+    ],
+)
+async def test_of_several_digests_it_is_that_of_the_repository_asked_for(
+    canned: Canned, engine: DockerEngine, reference: str, digest: str
+) -> None:
+    digests = [f"x@sha256:{'a' * 64}", f"r.io/y@sha256:{'b' * 64}"]
+    canned.answers["/json"] = answer(200, json.dumps({"Id": "sha256:1", "RepoDigests": digests}).encode())
+    found = await engine.image(reference)
+    assert found is not None
+    assert found.digest == digest.replace("A", "a" * 64).replace("B", "b" * 64)
+
+
+async def test_the_disk_is_that_of_the_engines_folder(canned: Canned, engine: DockerEngine, tmp_path: Path) -> None:
+    canned.answers["/info"] = answer(200, json.dumps({"DockerRootDir": str(tmp_path)}).encode())
+    space = await engine.disk()
+    assert space is not None
+    assert space.total_bytes == shutil.disk_usage(tmp_path).total
+    driver = [["Space Used By Parent", "700"], ["Space Available", "300"]]
+    elsewhere = {"DockerRootDir": str(tmp_path / "not-here"), "DriverStatus": driver}
+    canned.answers["/info"] = answer(200, json.dumps(elsewhere).encode())
+    assert await engine.disk() == DiskSpace(300, 1000)
+    canned.answers["/info"] = answer(
+        200, json.dumps({**elsewhere, "DriverStatus": [["Supports d_type", "true"]]}).encode()
+    )
+    assert await engine.disk() is None
+
+
+async def test_the_folder_of_another_machine_is_not_looked_for_here(canned: Canned, tmp_path: Path) -> None:
+    canned.answers["/info"] = answer(200, json.dumps({"DockerRootDir": str(tmp_path)}).encode())
+    async with await asyncio.start_server(canned.serve, "127.0.0.1", 0) as server:
+        engine = DockerEngine(f"tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        assert await engine.disk() is None
+        await engine.close()
+
+
+def test_images_that_containerd_keeps_lie_in_its_folder() -> None:
+    said = {"DockerRootDir": "/data", "DriverStatus": [["driver-type", "io.containerd.snapshotter.v1"]]}
+    assert roots_of(said) == ("/data", CONTAINERD_ROOT)
+    assert roots_of({"DockerRootDir": "/data", "DriverStatus": None}) == ("/data",)
 
 
 async def test_a_pull_tells_its_progress(canned: Canned, engine: DockerEngine) -> None:
@@ -191,13 +241,16 @@ async def test_an_answer_that_is_none_means_unavailable(
         lambda engine: engine.list({}),
         lambda engine: engine.signal("x", "SIGTERM"),
         lambda engine: engine.remove("x"),
+        lambda engine: engine.remove_image("x"),
+        lambda engine: engine.disk(),
     ],
 )
 async def test_an_engine_that_never_answers_is_given_up(
     canned: Canned, engine: DockerEngine, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(docker, "LOOK_LIMIT_S", 0.05)
-    monkeypatch.setattr(docker, "CHANGE_LIMIT_S", 0.05)
+    for module in (docker, docker_images):
+        monkeypatch.setattr(module, "LOOK_LIMIT_S", 0.05)
+        monkeypatch.setattr(module, "CHANGE_LIMIT_S", 0.05)
     canned.answers = {"/version": canned.answers["/version"], "": None}
     with pytest.raises(EngineUnavailable, match="no answer in time"):
         await call(engine)
