@@ -199,7 +199,7 @@ class ArtifactPass:
                     path = _moved(entry.path, prefix)
                     if entry.kind is Kind.HARD_LINK and path is not None:
                         links.append((path, _moved(entry.link, prefix) or ""))
-                    elif entry.kind is Kind.OTHER or (entry.kind is Kind.FILE and path is None):
+                    elif entry.kind in (Kind.SYMBOLIC_LINK, Kind.OTHER) or (entry.kind is Kind.FILE and path is None):
                         self._found.leave_out(path or clean_path(entry.path) or entry.path)
                     elif entry.kind is Kind.FILE and path is not None:
                         if (over := self._over_limit(entry, path)) is not None:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from agent.archives import from_store
+from agent.archives import TornArchive, from_store, unpacked
 from agent.core.outcome import Unready
-from agent.core.tar import END, clean_path, folder_header
+from agent.core.tar import END, clean_path, folder_header, too_long
 from agent.ports import Engine, EngineError
 from launch.core.states import Reason
 from launch.errors import NotFound, StoreError, StoreUnavailable, Unreadable
@@ -26,6 +26,9 @@ from launch.stores import Stores
 from launch.subjects import INPUTS_DIR, JobId
 
 MAX_MANIFEST_BYTES = 64 * 1024**2
+MAX_CODE_BYTES = 16 * 1024**3
+"""Unpacked: so much, and no more, a small file can become on the worker's disk."""
+MAX_CODE_ENTRIES = 1_000_000
 FOLDER_MODE = 0o777
 """Any user of the container may add to what came in; its files anybody may read."""
 
@@ -43,9 +46,16 @@ class _File:
 async def put_code(engine: Engine, files: Files, container: str, code: CodeRef, folder: str) -> None:
     """Unpack the job's code in its working directory."""
     try:
-        async with aclosing(files.read(code.sha256)) as pieces:
+        async with aclosing(files.read(code.sha256)) as pieces, aclosing(_as_named(pieces, code)) as named:
             # It is checked at the end what the store gave; before that nothing is started.
-            await engine.put(container, folder, _as_named(pieces, code))
+            archive = unpacked(named, max_bytes=MAX_CODE_BYTES, max_entries=MAX_CODE_ENTRIES)
+            try:
+                async with aclosing(archive):
+                    await engine.put(container, folder, archive)
+            except TornArchive as error:
+                async for _ in named:
+                    pass  # that somebody has replaced it would be the reason to tell
+                raise StoreError(error.message) from None
     except NotFound:
         raise Unready(
             Reason.INVALID_SPEC,
@@ -143,12 +153,16 @@ async def _of_prefix(stores: Stores, where: str) -> tuple[Files, list[_File]]:
 
 def _checked(found: Iterable[tuple[str, str, int, int]]) -> Iterable[_File]:
     """Only paths that stay where they are put: a list may have been written by anybody."""
+    seen = set()
     for name, path, size, mode in found:
         clean = clean_path(path)
         if clean is None or path.startswith("/"):
             raise StoreError(f"the list names a path that leads out of its folder: {path[:80]!r}")
-        if size < 0:
-            raise StoreError(f"the list gives a file a negative size: {path[:80]!r}")
+        if clean in seen:
+            raise StoreError(f"the list names a path twice: {path[:80]!r}")
+        if too_long(clean):
+            raise StoreError(f"the list names a path that is too long for a file system: {path[:80]!r}…")
+        seen.add(clean)
         yield _File(name, clean, size, mode & 0o777 | 0o444)
 
 

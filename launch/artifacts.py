@@ -116,8 +116,6 @@ def check_paths(files: Sequence[ArtifactFile]) -> None:
             raise StoreError(f"a manifest names the path {file.path[:200]!r}; allowed: relative ones without '..'")
         if file.path in seen:
             raise StoreError(f"a manifest names the path {file.path[:200]!r} twice")
-        if file.size < 0:
-            raise StoreError(f"a manifest gives {file.path[:200]!r} {file.size} bytes")
         seen.add(file.path)
 
 

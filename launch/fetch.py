@@ -159,6 +159,8 @@ async def _receive(store: Files, file: ArtifactFile, part: IO[bytes], progress: 
             await asyncio.to_thread(part.write, piece)
             if progress is not None:
                 progress(file, len(piece))
+    if size != file.size:
+        raise StoreError(f"'{file.path}' is not what the manifest says: it has {size} bytes, not {file.size}")
     return digest.hexdigest()
 
 

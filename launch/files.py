@@ -14,6 +14,8 @@ from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict
 
+from launch.fields import Count
+
 IN_NATS = "nats"
 """What a record says of files that are kept in NATS; anything else is an `s3://` URL."""
 
@@ -77,7 +79,7 @@ class ArtifactFile(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     path: str
-    size: int
+    size: Count
     sha256: str
     mode: int = 0o644
     """Permission bits."""
@@ -107,8 +109,8 @@ class StoredArtifacts(BaseModel):
     """The store: `nats`, or an `s3://` URL."""
     manifest: str | None = None
     """The name of the `Manifest` in the store; None if nothing was stored."""
-    files: int = 0
-    size: int = 0
+    files: Count = 0
+    size: Count = 0
     """Bytes."""
     error: str | None = None
     """Why some, or all, could not be stored."""

@@ -1,7 +1,9 @@
 """Tar archives as the engine writes and reads them: taken apart from pieces of any size, and made piece by piece.
 
 Pure, and flat in memory: a file's content passes through as it comes, only headers are kept, and these are bounded.
-Pax and GNU long names are understood; sparse formats are not (the engine writes the holes out).
+Pax and GNU long names are understood; sparse formats are not (the engine writes the holes out). What the engine, which
+reads some archives after this, could take for something else is refused: a size in a global header or in odd digits, a
+folder with content.
 """
 
 from __future__ import annotations
@@ -17,9 +19,14 @@ END: Final = bytes(2 * BLOCK)
 MAX_EXTRA_BYTES: Final = 1024**2
 """A name, or what else a header may need besides its block."""
 
+MAX_NAME_BYTES: Final = 255
+MAX_PATH_BYTES: Final = 3000
+
 _LONG: Final = {tarfile.GNUTYPE_LONGNAME: "path", tarfile.GNUTYPE_LONGLINK: "linkpath"}
-_PAX: Final = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
+_SIZE_FIELD: Final = re.compile(rb"\x80\x00{3}[\x00-\x7f][\x00-\xff]{7}| *[0-7]*[ \x00]*", re.ASCII)
+_NUMBER_DIGITS: Final = 19
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_NO_SENSE: Final = "the archive has an extended header that makes no sense"
 _SPARSE: Final = "the archive has a sparse entry, which is not understood"
 
 
@@ -33,13 +40,14 @@ class Kind(StrEnum):
     FILE = "file"
     FOLDER = "folder"
     HARD_LINK = "hard link"
+    SYMBOLIC_LINK = "symbolic link"
     OTHER = "other"
-    """A symbolic link, a device, a pipe, a socket."""
+    """A device, a pipe, a socket."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One entry: its path as written, without slashes at its ends; for a hard link also the path that it repeats."""
+    """One entry: its path as written, without slashes at its ends; for a link also where it leads."""
 
     path: str
     kind: Kind
@@ -59,8 +67,8 @@ class TarParser:
         self._padding = 0
         self._special: bytes | None = None
         self._special_size = 0
-        self._extra: dict[str, str] = {}
-        self._globals: dict[str, str] = {}
+        self._pax: dict[str, str] = {}
+        self._long_names: dict[str, str] = {}
 
     def feed(self, data: bytes) -> list[Entry | bytes]:
         """Entries, each followed by the pieces of its content, as far as they are here. Raises `BadTar`."""
@@ -100,7 +108,11 @@ class TarParser:
                 self.complete = True
                 return None
             raise BadTar(f"the archive is damaged: {error}") from None
-        if info.type in _LONG or info.type in _PAX or info.type == tarfile.XGLTYPE:
+        if not _SIZE_FIELD.fullmatch(block[124:136]):
+            raise BadTar("the archive has a size that is no number")
+        if block[156:157] == tarfile.AREGTYPE and info.isdir() and info.size:
+            raise BadTar("the archive has a folder with content")
+        if info.type in _LONG or info.type in (tarfile.XHDTYPE, tarfile.XGLTYPE):
             if not 0 < info.size <= MAX_EXTRA_BYTES:
                 raise BadTar(f"the archive has a header of {info.size} bytes; allowed: 1 to {MAX_EXTRA_BYTES}")
             self._special, self._special_size = info.type, info.size
@@ -112,24 +124,31 @@ class TarParser:
     def _take_extra(self, kind: bytes, content: bytes) -> None:
         content = content[: self._special_size]
         if kind in _LONG:
-            self._extra[_LONG[kind]] = content.rstrip(b"\0").decode("utf-8", "surrogateescape")
+            self._long_names[_LONG[kind]] = content.rstrip(b"\0").decode("utf-8", "surrogateescape")
             return
-        into = self._globals if kind == tarfile.XGLTYPE else self._extra
+        found: dict[str, str] = {}
         while content:
             length, space, _ = content.partition(b" ")
-            if not space or not length.isdigit() or not len(length) < int(length) <= len(content):
-                raise BadTar("the archive has an extended header that makes no sense")
+            if not space or not length.isdigit() or len(length) > _NUMBER_DIGITS:
+                raise BadTar(_NO_SENSE)
+            if not len(length) < int(length) <= len(content):
+                raise BadTar(_NO_SENSE)
             key, _, value = content[len(length) + 1 : int(length) - 1].partition(b"=")
-            into[key.decode("utf-8", "surrogateescape")] = value.decode("utf-8", "surrogateescape")
+            found[key.decode("utf-8", "surrogateescape")] = value.decode("utf-8", "surrogateescape")
             content = content[int(length) :]
+        if kind == tarfile.XHDTYPE:
+            self._pax = found  # a second one takes the first one's place
+        elif any(key in ("path", "linkpath", "size") or key.startswith("GNU.") for key in found):
+            raise BadTar("the archive says of all its files at once what is each one's own")
 
     def _entry(self, info: tarfile.TarInfo) -> Entry:
-        extra, self._extra = {**self._globals, **self._extra}, {}
+        extra = {**self._pax, **self._long_names}
+        self._pax, self._long_names = {}, {}
         if info.type == tarfile.GNUTYPE_SPARSE or any(key.startswith("GNU.sparse") for key in extra):
             raise BadTar(_SPARSE)
         size = info.size
         if "size" in extra:
-            if not extra["size"].isdecimal():
+            if not (extra["size"].isascii() and extra["size"].isdecimal() and len(extra["size"]) <= _NUMBER_DIGITS):
                 raise BadTar("the archive has a size that is no number")
             size = int(extra["size"])
         if size < 0:
@@ -145,8 +164,9 @@ class TarParser:
         elif info.isdir():
             kind = Kind.FOLDER
         else:
-            kind = Kind.HARD_LINK if info.islnk() else Kind.OTHER
-        return Entry(path.strip("/"), kind, size, info.mode & 0o7777, link.strip("/"))
+            kind = Kind.HARD_LINK if info.islnk() else Kind.SYMBOLIC_LINK if info.issym() else Kind.OTHER
+        link = link.strip("/") if kind is Kind.HARD_LINK else link
+        return Entry(path.strip("/"), kind, size, info.mode & 0o7777, link)
 
 
 def file_header(path: str, size: int, mode: int = 0o644) -> bytes:
@@ -168,6 +188,32 @@ def _header_of(path: str, kind: bytes, size: int, mode: int) -> bytes:
     info = tarfile.TarInfo(path)
     info.type, info.size, info.mode = kind, size, mode
     return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+
+
+def too_long(path: str) -> bool:
+    """Whether no usual file system takes it, in a folder of usual depth."""
+    data = path.encode("utf-8", "surrogateescape")
+    return len(data) > MAX_PATH_BYTES or any(len(part) > MAX_NAME_BYTES for part in data.split(b"/"))
+
+
+def leads_out(entry: Entry) -> bool:
+    """Whether it would lie outside the folder that it is unpacked in, or is a link that climbs out of it.
+
+    A link to an absolute path is none: that is the container's.
+    """
+    inside = [part for part in entry.path.split("/") if part not in ("", ".")]
+    if ".." in inside:
+        return True
+    if entry.kind is Kind.HARD_LINK:
+        return ".." in entry.link.split("/")
+    if entry.kind is not Kind.SYMBOLIC_LINK or entry.link.startswith("/"):
+        return False
+    depth = len(inside) - 1
+    for part in entry.link.split("/"):
+        depth += {"..": -1, ".": 0, "": 0}.get(part, 1)
+        if depth < 0:
+            return True
+    return False
 
 
 def clean_path(path: str) -> str | None:

@@ -78,9 +78,9 @@ async def test_code_that_somebody_replaced_is_not_run() -> None:
     """The store's own checksum is right: it is that of the new content."""
     world = make_world()
     name = hashlib.sha256(b"mine").hexdigest()
-    world.server.code.files[name] = b"evil"
+    world.server.code.files[name] = b"evil" * 200
     async with world.agent():
-        replaced = await world.ended(world.submit(code={"sha256": name, "size": 4}))
+        replaced = await world.ended(world.submit(code={"sha256": name, "size": 800}))
         longer = await world.ended(world.submit(code={"sha256": name, "size": 1}))
     assert replaced.reason is longer.reason is Reason.INVALID_SPEC
     assert "somebody has replaced it" in (replaced.message or "")

@@ -73,7 +73,7 @@ def test_kinds_modes_and_links_are_told_apart(form: int) -> None:
     ]
     found, complete = taken_apart(packed([(info, b"") for info in infos], form))
     assert complete
-    kinds = [Kind.FOLDER, Kind.FILE, Kind.HARD_LINK, Kind.OTHER, Kind.OTHER, Kind.OTHER]
+    kinds = [Kind.FOLDER, Kind.FILE, Kind.HARD_LINK, Kind.SYMBOLIC_LINK, Kind.OTHER, Kind.OTHER]
     assert [entry.kind for entry, _ in found] == kinds
     assert [entry.mode for entry, _ in found][:2] == [0o1777, 0o4755]
     assert found[2][0].link == "d/a" + "x" * 200
