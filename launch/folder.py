@@ -19,6 +19,7 @@ from pathlib import Path
 from launch.core.dockerignore import DockerIgnore
 from launch.core.gitignore import GitIgnore
 from launch.core.quantity import show_memory
+from launch.core.shown import one_line
 from launch.errors import LaunchError
 
 MAX_ENTRIES = 100_000
@@ -108,7 +109,7 @@ def unreadable(error: OSError, root: Path) -> LaunchError:
 
 def shown(path: str) -> str:
     """A file's name as one line, whatever is in it, and not too long."""
-    text = "".join(char if char.isprintable() else repr(char)[1:-1] for char in path)
+    text = one_line(path)
     return text if len(text) <= 200 else f"{text[:120]}…{text[-60:]}"
 
 

@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from launch.core.shown import one_line
 from launch.errors import Problem
 from launch.job import Resources
 from launch.queue import AwsProvider, LocalProvider
@@ -100,7 +101,7 @@ def found_text(value: object) -> str:
         return "found keys with values"
     if isinstance(value, (list, tuple)):
         return "found a list"
-    text = str(value)
+    text = one_line(str(value)[:200])
     return f"found '{text if len(text) <= 60 else text[:57] + '...'}'"
 
 

@@ -9,6 +9,7 @@ import typer
 from launch.cli.options import JsonOption, QueueFilter, ServerOption
 from launch.cli.output import age, write, write_json, write_table
 from launch.cli.session import with_client
+from launch.core.shown import one_line
 
 if TYPE_CHECKING:
     from launch.client import Client
@@ -58,7 +59,7 @@ def drain(
             if presence is None:
                 write(f"{one} has left")
             elif presence.holds:
-                write(f"{one} is draining: it still holds {', '.join(presence.holds)}")
+                write(f"{one} is draining: it still holds {one_line(', '.join(presence.holds))}")
             else:
                 write(f"{one} is drained")
 

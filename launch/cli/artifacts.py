@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from launch.cli.options import JobArgument, JsonOption, ServerOption
-from launch.cli.output import counted, harmless, note, write_json, write_table
+from launch.cli.output import counted, note, write_json, write_table
 from launch.cli.session import with_client
 from launch.core.quantity import show_memory
+from launch.core.shown import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,9 +87,9 @@ def _summary(fetched: Fetched) -> str:
 
 def _remarks(found: Artifacts) -> None:
     if found.error:
-        note(f"not everything could be stored: {harmless(found.error)}")
+        note(f"not everything could be stored: {one_line(found.error)}")
     if found.manifest.left_out:
-        some = ", ".join(map(harmless, found.manifest.left_out[:5]))
+        some = ", ".join(map(one_line, found.manifest.left_out[:5]))
         more = ", …" if len(found.manifest.left_out) > 5 else ""
         note(f"left out, being neither file nor folder, or refused by the store: {some}{more}")
 
@@ -113,6 +114,6 @@ def progress_bar(files: Sequence[ArtifactFile]) -> Iterator[Fetching | None]:
         task = bar.add_task(counted(len(files), "file"), total=sum(file.size for file in files))
 
         def advance(file: ArtifactFile, size: int) -> None:
-            bar.update(task, advance=size, description=harmless(file.path)[-40:])
+            bar.update(task, advance=size, description=one_line(file.path)[-40:])
 
         yield advance

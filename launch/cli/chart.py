@@ -7,7 +7,6 @@ more than a bounded number of them.
 from __future__ import annotations
 
 import csv
-import json
 import sys
 import time
 from dataclasses import replace
@@ -15,8 +14,9 @@ from fnmatch import fnmatchcase
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from launch.cli.output import harmless, note, plain_table, write
+from launch.cli.output import as_json, note, plain_table, write
 from launch.core.plot import Series, draw
+from launch.core.shown import one_line
 from launch.points import Point, PointSource
 from launch.subjects import JobId
 
@@ -126,7 +126,7 @@ class Csv(Printer):
         step = "" if point.step is None else _plain(point.step)
         for name, value in point.values.items():
             self._writer.writerow(
-                [point.time.isoformat(), point.attempt, str(point.source), step, harmless(name), _plain(value)]
+                [point.time.isoformat(), point.attempt, str(point.source), step, one_line(name), _plain(value)]
             )
         sys.stdout.flush()
 
@@ -137,7 +137,7 @@ class PlainLines(Printer):
     def show(self, point: Point) -> None:
         """One more point."""
         step = "" if point.step is None else f"  step {_plain(point.step)}"
-        values = "  ".join(f"{harmless(name)}={shown(name, value)}" for name, value in point.values.items())
+        values = "  ".join(f"{one_line(name)}={shown(name, value)}" for name, value in point.values.items())
         write(f"{point.time:%Y-%m-%dT%H:%M:%SZ}{step}  {values}")
 
 
@@ -166,7 +166,7 @@ class PlainTable(_Gathered):
             for one in self.series.values():
                 values = [shown(one.name, value) for value in (one.last, one.least, one.most)]
                 step = _plain(one.places[-1][0]) if one.by_step else ""
-                rows.append([harmless(one.name), *values, str(one.count), step])
+                rows.append([one_line(one.name), *values, str(one.count), step])
             for line in plain_table(["name", "last", "min", "max", "points", "step"], rows):
                 write(line)
 
@@ -220,7 +220,7 @@ class Charts(_Gathered):
                 for word, value in (("last", one.last), ("min", one.least), ("max", one.most))
             )
             along = f"steps {_plain(one.places[0][0])} to {_plain(one.places[-1][0])}" if one.by_step else _span(one)
-            drawing.append(harmless(one.name), style="bold")
+            drawing.append(one_line(one.name), style="bold")
             drawing.append(f"  {facts}  {along}\n", style="dim")
             for line in draw(one.places, width=width, height=height):
                 drawing.append(f"{line}\n", style="cyan")
@@ -264,7 +264,7 @@ def _as_json(point: Point) -> str:
         "step": _number(point.step),
         "values": {name: _number(value) for name, value in point.values.items()},
     }
-    return json.dumps(item, ensure_ascii=False)
+    return as_json(item)
 
 
 def _number(number: float | None) -> float | None:

@@ -6,7 +6,6 @@ The job's stdout goes to stdout and its stderr to stderr; everything that launch
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import sys
 from collections.abc import AsyncGenerator
@@ -14,8 +13,9 @@ from contextlib import aclosing, suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from launch.cli.output import harmless, note, write
+from launch.cli.output import as_json, harmless, note, write
 from launch.cli.session import exit_code
+from launch.core.shown import one_line
 from launch.errors import BrokerUnavailable
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ async def print_lines(
                 note(f"--- attempt {line.attempt} ---")
             current = line.attempt
             if shown.json:
-                write(json.dumps(asdict(line), ensure_ascii=False))
+                write(as_json(asdict(line)))
                 continue
             stream = sys.stderr if line.source == "stderr" else sys.stdout
             text = f"{line.time} {line.text}" if shown.timestamps else line.text
@@ -200,7 +200,7 @@ async def _explain(client: Client, job: Job, waiting: Waiting) -> None:
             if why is None:
                 waiting.hide()
             else:
-                waiting.show(f"{job.id} is {record.state}: {harmless(str(why))}")
+                waiting.show(f"{job.id} is {record.state}: {one_line(str(why))}")
                 await asyncio.sleep(LOOK_AGAIN_S)
         for ear in ears:
             ear.cancel()

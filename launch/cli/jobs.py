@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from launch.cli.options import JobArgument, JobsArgument, JsonOption, QueueFilter, ServerOption, one_of, seconds
-from launch.cli.output import age, counted, harmless, note, write, write_json, write_table
+from launch.cli.output import age, counted, note, write, write_json, write_table
 from launch.cli.session import exit_code, with_client
+from launch.core.shown import lines
 from launch.core.states import State
 
 if TYPE_CHECKING:
@@ -68,10 +69,10 @@ def show(ctx: typer.Context, job: JobArgument, as_json: JsonOption = False, serv
             write_json({**record_json(record), "why": str(why) if why else None})
             return
         for label, value in _facts(record, why):
-            write(f"{label + ':':<12} {harmless(value)}")
+            write(f"{label + ':':<12} {lines(value, 13)}")
         write("timeline:")
         for line in _timeline(await handle.history()):
-            write(f"  {harmless(line)}")
+            write(f"  {lines(line, 31)}")
 
     with_client(ctx, server, main)
 

@@ -14,6 +14,7 @@ from launch.cli import agent, agents, artifacts, jobs, logs, metrics, queue, sca
 from launch.cli.doctor import doctor
 from launch.cli.options import ServerOption, named
 from launch.cli.output import write
+from launch.core.shown import lines
 from launch.errors import LaunchError
 
 app = typer.Typer(
@@ -100,7 +101,7 @@ def main() -> None:
         if os.environ.get("LAUNCH_DEBUG"):
             raise
         for cause in _causes(error):
-            write(f"launch: error: {_described(cause)}", sys.stderr)
+            write(f"launch: error: {lines(_described(cause))}", sys.stderr)
         sys.exit(1)
 
 

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TextIO
 
+from launch.core.shown import json_text, one_line, unturned
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -31,8 +33,11 @@ _ESCAPES = re.compile(
 
 
 def harmless(text: str) -> str:
-    """`text` without the control sequences that do more than colour; tabs and carriage returns stay."""
-    return _ESCAPES.sub(lambda match: match[1] or "", text)
+    """`text` without the control sequences that do more than colour; tabs and carriage returns stay.
+
+    Marks that turn the direction of writing, or can't be seen, are written out.
+    """
+    return unturned(_ESCAPES.sub(lambda match: match[1] or "", text))
 
 
 def write(text: str, stream: TextIO | None = None) -> None:
@@ -48,15 +53,20 @@ def note(text: str) -> None:
 
 
 def write_json(value: Any) -> None:
-    """Indented, as UTF-8 text."""
-    write(json.dumps(value, indent=2, ensure_ascii=False))
+    """Indented, as UTF-8 text; on a terminal, too, it means exactly what it is."""
+    write(as_json(value, indent=2))
+
+
+def as_json(value: Any, *, indent: int | None = None) -> str:
+    """JSON as UTF-8 text, with all that can't be seen as escapes."""
+    return json_text(json.dumps(value, indent=indent, ensure_ascii=False))
 
 
 def write_table(
     columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str, spare: Sequence[str] = ()
 ) -> None:
     """A table on stdout; `empty` goes to stderr if there are no rows. `spare`: as in `narrowed`."""
-    rows = [[harmless(cell).replace("\n", " ") for cell in row] for row in rows]
+    rows = [list(map(one_line, row)) for row in rows]
     if not rows:
         note(empty)
     elif sys.stdout.isatty():

@@ -13,6 +13,7 @@ from launch.cli.options import JsonOption, ServerOption
 from launch.cli.output import counted, note, write, write_json, write_table
 from launch.cli.scaling import cost, scaling_of, write_decisions, write_scaling
 from launch.cli.session import with_client
+from launch.core.shown import one_line
 
 if TYPE_CHECKING:
     from launch.client import Client
@@ -104,8 +105,8 @@ def show(
             write(f"  {line}")
         write("jobs by type and priority:")
         for consumer, count in sorted(status.depth.subjects.items()):
-            write(f"  {consumer.job_type} {consumer.priority}: {count}")
-        write(f"agents: {', '.join(agent.agent_id for agent in agents) or 'none'}")
+            write(f"  {one_line(consumer.job_type)} {consumer.priority}: {count}")
+        write(f"agents: {', '.join(one_line(agent.agent_id) for agent in agents) or 'none'}")
         write_scaling(spec, report, datetime.now(UTC))
         if decisions:
             write_decisions(made)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from launch.cli.options import JsonOption, ServerOption, seconds
-from launch.cli.output import age, counted, harmless, note, write, write_json, write_table
+from launch.cli.output import age, counted, note, write, write_json, write_table
 from launch.cli.session import with_client
+from launch.core.shown import one_line
 
 if TYPE_CHECKING:
     from launch.client import Client
@@ -42,16 +43,16 @@ def write_scaling(spec: QueueSpec, report: ScalingReport | None, now: datetime) 
     if report is None:
         return
     if missing is None:
-        write(f"scaler: {harmless(report.leader)}, looked {age(report.at, now)} ago")
+        write(f"scaler: {one_line(report.leader)}, looked {age(report.at, now)} ago")
     if report.boot_s is not None and report.boot_p99_s is not None:
         usual, longest = coming.show_seconds(report.boot_s), coming.show_seconds(report.boot_p99_s)
         write(f"boots: usually {usual}, 99 of 100 within {longest}")
     if report.trouble:
-        write(f"trouble: {harmless(report.trouble)}")
+        write(f"trouble: {one_line(report.trouble)}")
     if failed := coming.never_registered(spec, report, now):
-        write(f"trouble: {harmless(str(failed))}")
+        write(f"trouble: {one_line(str(failed))}")
     for reason in report.reasons[:REASONS_SHOWN]:
-        write(f"reason: {harmless(reason)}")
+        write(f"reason: {one_line(reason)}")
     if len(report.reasons) > REASONS_SHOWN:
         write(f"reason: and {len(report.reasons) - REASONS_SHOWN} more")
     _write_instances(report, now)
@@ -93,9 +94,9 @@ def write_decisions(decisions: list[DecisionReport]) -> None:
     write("decisions:" if decisions else "decisions: none yet")
     for made in decisions:
         actions = ", ".join(made.actions) or "nothing to do"
-        write(f"  {made.at.astimezone():%Y-%m-%d %H:%M:%S}  {harmless(actions)}")
+        write(f"  {made.at.astimezone():%Y-%m-%d %H:%M:%S}  {one_line(actions)}")
         for reason in made.reasons:
-            write(f"    {harmless(reason)}")
+            write(f"    {one_line(reason)}")
 
 
 def cost(

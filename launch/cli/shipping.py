@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launch.cli.output import harmless, note
+from launch.cli.output import note
+from launch.core.shown import one_line
 
 if TYPE_CHECKING:
     from launch.client import Client
@@ -23,7 +24,7 @@ async def shipped(client: Client, folder: Path, limit_bytes: int | None) -> Code
     else:
         done = await client.ship(folder, limit_bytes=limit_bytes)
     for warning in done.warnings:
-        note(f"warning: {harmless(warning)}")
+        note(f"warning: {one_line(warning)}")
     if done.sent:
         note(f"code sent: {show_memory(done.ref.size)}")
     return done.ref

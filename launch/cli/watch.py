@@ -8,7 +8,8 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from launch.cli.output import harmless, narrowed, rich_table, write
+from launch.cli.output import narrowed, rich_table, write
+from launch.core.shown import one_line
 
 if TYPE_CHECKING:
     from rich.console import ConsoleDimensions, Group
@@ -46,7 +47,7 @@ def jobs_table(rows: Sequence[Sequence[str]], size: ConsoleDimensions) -> Group:
 
     from launch.cli.jobs import JOB_COLUMNS, JOB_SPARE
 
-    rows = [[harmless(cell).replace("\n", " ") for cell in row] for row in rows]
+    rows = [list(map(one_line, row)) for row in rows]
     room = max(1, size.height - 2)  # the header, and the line that the cursor is in
     older = 0 if len(rows) <= room else len(rows) - max(1, room - 1)
     table = rich_table(*narrowed(JOB_COLUMNS, rows[older:], size.width, spare=JOB_SPARE))
@@ -79,7 +80,7 @@ async def watch_jobs(client: Client, queue: str | None, state: State | None, lim
                     for row in rows:
                         if said.get(row[0]) != row[:7]:
                             said[row[0]] = row[:7]
-                            write(" ".join(harmless(cell) or "-" for cell in row[:7]))
+                            write(" ".join(one_line(cell) or "-" for cell in row[:7]))
                 await asyncio.sleep(REDRAW_S)
         finally:
             if live:

@@ -57,7 +57,7 @@ def test_csv_is_a_line_a_value(capsys: pytest.CaptureFixture[str]) -> None:
         ["time", "attempt", "source", "step", "name", "value"],
         ["2026-03-01T12:00:00+00:00", "1", "stdout", "0", "loss", "2.5"],
         ["2026-03-01T12:00:00+00:00", "1", "stdout", "0", "acc", "0"],
-        ["2026-03-01T12:00:03+00:00", "1", "stdout", "", 'odd, "name"', "1e+300"],
+        ["2026-03-01T12:00:03+00:00", "1", "stdout", "", 'odd, "name"\\x1b[2J', "1e+300"],
     ]
 
 
