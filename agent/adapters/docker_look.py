@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -14,9 +15,12 @@ from agent.adapters.docker import DockerEngine
 from agent.adapters.docker_answers import message_of
 from agent.adapters.docker_link import LOOK_LIMIT_S
 from agent.adapters.image_logins import ImageLogins
+from agent.core.outcome import Unready, reason_of_engine_error
+from agent.core.registry_login import header_of
 from agent.ports import EngineError
-from launch.doctor.parts import EngineDetails
-from launch.errors import LaunchError
+from launch.core.registry import registry_of
+from launch.core.states import Reason
+from launch.doctor.parts import EngineDetails, Resolved
 from launch.queue import QueueSpec
 
 RESOLVE_LIMIT_S: Final = 12.0
@@ -51,33 +55,40 @@ class EngineLook(DockerEngine):
         """Whether the image is on it."""
         return await self.image(image) is not None
 
-    async def resolve(self, image: str, spec: QueueSpec | None) -> str:
-        """The digest that the registry has under that name. Raises `LaunchError`."""
-        header = await self._logins.header(image, spec)
-        headers = {"X-Registry-Auth": header} if header else {}
+    async def resolve(self, image: str, spec: QueueSpec | None) -> Resolved:
+        """What the registry has under that name, asked with the login that an agent here would pull it with.
+
+        What it refuses is told as that agent's record would.
+        """
+        registry = registry_of(image)
         try:
-            with self._translated("resolve"):
-                async with asyncio.timeout(RESOLVE_LIMIT_S):
-                    docker = self._client()
-                    await docker.version()  # settles which API is spoken
-                    name = quote(image, safe="/:@")
-                    url = f"{docker.docker_host}/{docker.api_version}/distribution/{name}/json"
-                    async with docker.session.get(url, headers=headers) as reply:
-                        said = await reply.text()
-                        if not reply.ok:
-                            raise DockerError(reply.status, message_of(said))
-                        return str(json.loads(said)["Descriptor"]["digest"])
+            login = await self._logins.find(image, spec)
+        except Unready as error:
+            cure = "put it where LAUNCH_SECRETS or --secrets names, or correct the queue's registry_auth"
+            return Resolved(registry, "no login", trouble=error.message, cure=error.hint or cure)
+        told = f"{login.source}; {login.trouble}" if login.trouble else login.source
+        header = header_of(login.credential, registry) if login.credential is not None else None
+        try:
+            return Resolved(registry, told, await self._digest(image, {"X-Registry-Auth": header} if header else {}))
         except EngineError as error:
-            raise _told(error) from None
+            fault = reason_of_engine_error(error)
+            return Resolved(registry, told, trouble=fault.message, cure=_CURES.get(fault.reason))
+
+    async def _digest(self, image: str, headers: Mapping[str, str]) -> str:
+        # As the step "pull": what the registry says to the engine is the same.
+        with self._translated("pull"):
+            async with asyncio.timeout(RESOLVE_LIMIT_S):
+                path = f"distribution/{quote(image, safe='/:@')}/json"
+                async with self._request("GET", path, {}, headers=headers) as reply:
+                    said = await reply.text()
+                    if not reply.ok:
+                        raise DockerError(reply.status, message_of(said))
+                    return str(json.loads(said)["Descriptor"]["digest"])
 
 
-def _told(error: EngineError) -> LaunchError:
-    """What the engine says of the registry, in words."""
-    text = " ".join(error.reply.split())
-    low = text.lower()
-    if error.status in (401, 403) or "unauthorized" in low or "denied" in low or "no basic auth" in low:
-        hint = "does it exist? docker login REGISTRY as the agent's user, or name credentials in the queue"
-        return LaunchError(f"the registry refuses it: {text}", hint=hint)
-    if error.status == 404 or "manifest unknown" in low or "not found" in low:
-        return LaunchError(f"there is no such image: {text}", hint="push it, or correct its name and tag")
-    return LaunchError(f"can't be resolved: {text}", hint="can the engine reach the registry? docker pull says more")
+_CURES: Final = {
+    Reason.IMAGE_UNAUTHORIZED: "name a login in the queue's registry_auth, or docker login as the agent's user",
+    Reason.IMAGE_NOT_FOUND: "push it, or correct its name and tag",
+    Reason.IMAGE_PULL_FAILED: "docker pull says more",
+    Reason.INVALID_SPEC: "correct the image's name",
+}

@@ -1,4 +1,4 @@
-"""The login that an agent on this machine would pull an image with, as the engine takes it: for `launch doctor`."""
+"""The login that an agent on this machine would pull an image with, and where that is from: for `launch doctor`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from launch.queue import QueueSpec
 
 if TYPE_CHECKING:
+    from agent.ports import Login
     from agent.registries import Registries
     from agent.secrets import Secrets
 
@@ -22,15 +23,12 @@ class ImageLogins:
         self._registries: Registries | None = None
         self._opening = asyncio.Lock()
 
-    async def header(self, image: str, spec: QueueSpec | None) -> str | None:
-        """The value of `X-Registry-Auth`; None for no login. Raises `LaunchError` if one is named and can't be had."""
-        from agent.core.registry_login import header_of
+    async def find(self, image: str, spec: QueueSpec | None) -> Login:
+        """The login, and where it is from. Raises `Unready` if the queue names one that can't be had."""
         from launch.core.registry import registry_of
 
-        registry = registry_of(image)
         registries = await self._open()
-        login = await registries.login(registry, spec.registry_auth if spec is not None else {})
-        return header_of(login.credential, registry) if login.credential is not None else None
+        return await registries.login(registry_of(image), spec.registry_auth if spec is not None else {})
 
     async def close(self) -> None:
         """Let go. Idempotent."""

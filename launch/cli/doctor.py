@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from launch.core.doctor import Finding
     from launch.doctor.parts import Engine, Server
     from launch.doctor.rounds import World
+    from launch.job import JobSpec
     from launch.settings import Endpoint
 
 STYLES = {"ok": "32", "warn": "33", "fail": "1;31"}
@@ -84,6 +85,7 @@ def _world(ctx: typer.Context, server: str | None) -> World:
     """The real one."""
     from importlib.metadata import version
 
+    from agent.adapters.host import host_name
     from launch.adapters.clock import SystemClock
     from launch.adapters.gpu import gpu_uuids
     from launch.adapters.nats.failures import shown
@@ -109,6 +111,16 @@ def _world(ctx: typer.Context, server: str | None) -> World:
 
         return EngineLook()
 
+    def refusals(policy: Mapping[str, Any], spec: JobSpec) -> str | None:
+        from agent.core.policy import denials
+        from launch.policy import AgentPolicy
+
+        try:
+            denied = denials(spec, AgentPolicy.model_validate(policy))
+        except ValueError:  # it is of another version, and has rules that are not known here
+            return None
+        return "; ".join(map(str, denied)) or None
+
     clock = SystemClock()
     url = found.url if found else ""
     return World(
@@ -117,6 +129,8 @@ def _world(ctx: typer.Context, server: str | None) -> World:
         cloud=LazyCloud(server_url=url, clock=clock),
         gpus=gpu_uuids,
         clock=clock,
+        refusals=refusals,
+        host=host_name(),
         version=version("nats-launch"),
         least=MIN_SERVER,
         fixed=FIXED,

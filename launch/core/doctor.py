@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Any
 
 from launch.core import coming
-from launch.core.quantity import show_duration, show_memory
+from launch.core.quantity import show_cpu, show_duration, show_memory
 from launch.presence import AgentPresence, AgentState
 from launch.queue import AwsProvider, QueueSpec, StaticProvider
 from launch.scaling import ScalingReport
@@ -22,6 +22,7 @@ CLOCK_WARN_S, CLOCK_FAIL_S = 2.0, 60.0
 """AWS refuses requests from a clock that is five minutes off; times in lists are wrong long before."""
 DISK_WARN_BYTES, DISK_FAIL_BYTES = 10 * 1024**3, 1024**3
 NAMED_AT_MOST = 5
+SET_CLOCKS = "set them by NTP, such as with chrony or systemd-timesyncd"
 
 
 class Level(StrEnum):
@@ -71,14 +72,70 @@ def nats_version(found: tuple[int, int, int], least: tuple[int, int]) -> Finding
     return fail("version", f"{text}; {needed} or newer is needed", f"upgrade it to {needed} or newer")
 
 
-def clocks(ahead_s: float) -> Finding:
-    """`ahead_s`: how far our clock is before the server's."""
+def clocks(ahead_s: float | None) -> Finding:
+    """`ahead_s`: how far our clock is before the server's; None if the server does not tell."""
+    if ahead_s is None:
+        return warn("clocks", "the server does not tell this user its time", "compare them: date -u, on both")
     off_s = abs(ahead_s)
     if off_s < CLOCK_WARN_S:
         return ok("clocks", f"this machine's and the server's differ by {off_s:.1f} s")
-    text = f"this machine's clock is {show_duration(off_s)} {'ahead of' if ahead_s > 0 else 'behind'} the server's"
-    level = Level.FAIL if off_s >= CLOCK_FAIL_S else Level.WARN
-    return Finding("clocks", level, text, "set both by NTP, such as with chrony or systemd-timesyncd")
+    return Finding("clocks", _clock_level(off_s), f"this machine's clock is {_off(ahead_s)} the server's", SET_CLOCKS)
+
+
+def agent_clocks(queue: str, ahead_s: Mapping[str, float], ours_ahead_s: float | None) -> list[Finding]:
+    """Agents whose clocks are not the server's, the worst first; nothing where none tells.
+
+    `ahead_s`: by agent, how far its clock is before the server's; `ours_ahead_s` the same of this machine.
+    """
+    if not ahead_s:
+        return []
+    off = sorted((name for name in ahead_s if abs(ahead_s[name]) >= CLOCK_WARN_S), key=lambda name: -abs(ahead_s[name]))
+    if not off:
+        most = max(map(abs, ahead_s.values()))
+        text = f"{queue}: those of {_counted(len(ahead_s), 'agent')} and the server's differ by {most:.1f} s"
+        return [ok("clocks", text + (" at most" if len(ahead_s) > 1 else ""))]
+    told = ", ".join(f"{name} {_off(ahead_s[name])}" for name in off[:NAMED_AT_MOST])
+    text = f"{queue}: agents' clocks: {told}{_more(off)} the server's"
+    cure = SET_CLOCKS
+    if len(off) == len(ahead_s) > 1 and ours_ahead_s is not None and abs(ours_ahead_s) >= CLOCK_WARN_S:
+        cure = f"everybody's differs: it is the server's that is off; {SET_CLOCKS}"
+    return [Finding("clocks", _clock_level(abs(ahead_s[off[0]])), text, cure)]
+
+
+def policies(
+    queue: str, policies: Sequence[Mapping[str, Any] | None], refused: Sequence[tuple[str, Sequence[str | None]]]
+) -> list[Finding]:
+    """What the policies of a queue's agents mean for jobs that wait.
+
+    `policies`: each agent's, as what of it is not the default; None where it does not tell. `refused`: by job that
+    waits, oldest first, why each agent that could take it would refuse it, None where it would not.
+    """
+    check = "policy"
+    told = [one for one in policies if one is not None]
+    if not told:
+        return []
+    everywhere = [(job, reasons[0]) for job, reasons in refused if reasons and all(reasons)]
+    somewhere = [
+        (job, next(filter(None, reasons)), sum(1 for one in reasons if one), len(reasons))
+        for job, reasons in refused
+        if any(reasons) and not all(reasons)
+    ]
+    found = []
+    if everywhere:
+        job, reason = everywhere[0]
+        others = f" (and {_counted(len(everywhere) - 1, 'other job')})" if len(everywhere) > 1 else ""
+        cure = "change the job and submit it again, or what agent.yaml allows, and start the agents again"
+        found.append(fail(check, f"{job}{others} would be refused by every agent that could take it: {reason}", cure))
+    if somewhere:
+        name, why, some, of = somewhere[0]
+        cure = "one refusal ends a job: give the agents of one queue the same agent.yaml"
+        found.append(warn(check, f"{name} would be refused by {some} of {of} agents: {why}", cure))
+    if found:
+        return found
+    keys = sorted({key for one in told for key in one})
+    if not keys:
+        return [ok(check, f"{queue}: the default one on {_counted(len(told), 'agent')}")]
+    return [ok(check, f"{queue}: agents have rules on {', '.join(keys)}; no waiting job is refused")]
 
 
 def streams(
@@ -90,7 +147,9 @@ def streams(
     `fixed`: keys that can't be changed in place. `queues`: the names of the streams of queues.
     """
     found = []
-    if drifts and all(drift is None for drift in drifts.values()):
+    if not drifts:
+        return [warn("streams", "this user may not look at them", "look with the role viewer or admin")]
+    if all(drift is None for drift in drifts.values()):
         return [warn("streams", "there are none yet", "launch queue apply FILE makes them")]
     for name, drift in drifts.items():
         if drift is None:
@@ -158,8 +217,8 @@ def present(spec: QueueSpec, agents: Sequence[AgentPresence], *, waiting: int, v
     text = f"{name}: " + ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
     types = {kind for agent in ready for kind in agent.job_types or ()}
     any_type = any(agent.job_types is None for agent in ready)
-    takes = "any type" if any_type else f"the types {', '.join(sorted(types)) or '(none)'}"
-    found = [ok(check, f"{text}, taking {takes}")]
+    takes = "jobs of any type" if any_type else f"jobs of the types {', '.join(sorted(types)) or '(none)'}"
+    found = [ok(check, f"{text}, taking {takes}{_room(ready)}")]
     if not ready:
         cure = f"wait until they are gone and others come, or start one: launch agent -q {name}"
         found = [warn(check, f"{text}: none takes more work", cure)]
@@ -170,8 +229,7 @@ def present(spec: QueueSpec, agents: Sequence[AgentPresence], *, waiting: int, v
     other = [agent for agent in agents if agent.version != version]
     if other:
         told = ", ".join(f"{agent.agent_id} {agent.version}" for agent in other[:NAMED_AT_MOST])
-        more = f" and {len(other) - NAMED_AT_MOST} more" if len(other) > NAMED_AT_MOST else ""
-        text = f"{name}: other versions than {version} here: {told}{more}"
+        text = f"{name}: other versions than {version} here: {told}{_more(other)}"
         found.append(warn(check, text, "install the same nats-launch everywhere"))
     return found
 
@@ -194,6 +252,29 @@ def scaler(
     age_s = max(0.0, (now - report.at).total_seconds())
     text = f"{name}: {report.leader} looked {show_duration(age_s)} ago, {_counted(report.count, 'instance')}"
     return ok(check, text)
+
+
+def _room(ready: Sequence[AgentPresence]) -> str:
+    """How large a job may be, and how many more there is room for."""
+    if not ready:
+        return ""
+    cpu, memory = (max(getattr(agent.capacity, of) for agent in ready) for of in ("cpu_milli", "memory_bytes"))
+    gpus, free = max(agent.capacity.gpus for agent in ready), sum(agent.free.slots for agent in ready)
+    largest = f"{show_cpu(cpu)} CPU, {show_memory(memory)}" + (f", {_counted(gpus, 'GPU')}" if gpus else "")
+    return f" of up to {largest}; room for {_counted(free, 'more job')}"
+
+
+def _clock_level(off_s: float) -> Level:
+    return Level.FAIL if off_s >= CLOCK_FAIL_S else Level.WARN
+
+
+def _off(ahead_s: float) -> str:
+    return f"{show_duration(abs(ahead_s))} {'ahead of' if ahead_s > 0 else 'behind'}"
+
+
+def _more(names: Sequence[Any]) -> str:
+    """What is left out of a list."""
+    return f" and {len(names) - NAMED_AT_MOST} more" if len(names) > NAMED_AT_MOST else ""
 
 
 def _value(value: Any) -> str:

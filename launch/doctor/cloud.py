@@ -8,7 +8,8 @@ from launch.doctor.parts import Cloud
 from launch.ports import Documents
 from launch.queue import QueueSpec
 
-LIMIT_S = 30.0
+LIMIT_S = 12.0
+"""For each of the two."""
 CREDENTIALS = "give AWS credentials: a role, a profile, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 POLICY = "see docs/operating.md for what the scaler's role must be allowed"
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from launch.job import JobSpec
 from launch.ports import Broker, Documents
 from launch.queue import QueueSpec
 
@@ -30,6 +31,10 @@ class Server(Protocol):
 
     async def ahead_s(self) -> float | None:
         """How far our clock is before its own; None if it does not tell."""
+        ...
+
+    async def agent_ahead_s(self, agent_id: str) -> float | None:
+        """How far an agent's clock is before the server's, by its last word; None if it does not tell."""
         ...
 
     async def drifts(self, queues: Sequence[str]) -> Mapping[str, Mapping[str, tuple[Any, Any]] | None]:
@@ -59,6 +64,26 @@ class EngineDetails:
     runtimes: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """What a registry says of an image: its digest, or what is the matter and what to do about it."""
+
+    registry: str
+    login: str
+    """With which login it was asked: where that came from, never what it is."""
+    digest: str = ""
+    trouble: str | None = None
+    cure: str | None = None
+
+
+class Refusals(Protocol):
+    """Judges by an agent's policy, as the agent would."""
+
+    def __call__(self, policy: Mapping[str, Any], spec: JobSpec) -> str | None:
+        """Why that policy refuses the job; None if it does not, or can't be understood here."""
+        ...
+
+
 class Engine(Protocol):
     """The Docker Engine. Raises `LaunchError`."""
 
@@ -70,8 +95,8 @@ class Engine(Protocol):
         """Whether the image is on it."""
         ...
 
-    async def resolve(self, image: str, spec: QueueSpec | None) -> str:
-        """The digest that the registry has under that name, asked with the login that an agent here would use."""
+    async def resolve(self, image: str, spec: QueueSpec | None) -> Resolved:
+        """What the registry has under that name, asked with the login that an agent here would use."""
         ...
 
     async def close(self) -> None:

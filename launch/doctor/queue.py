@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,10 +10,12 @@ from datetime import datetime
 from launch.core import doctor
 from launch.core.doctor import Finding, ok, warn
 from launch.core.states import State
+from launch.doctor.parts import Refusals, Server
 from launch.errors import NotFound, Unreadable
+from launch.job import Pull
 from launch.ports import Broker, QueueStatus
-from launch.presence import AgentPresence
-from launch.queue import AwsProvider, QueueSpec
+from launch.presence import AgentPresence, AgentState
+from launch.queue import AwsProvider, QueueSpec, StaticProvider
 from launch.record import JobRecord
 from launch.subjects import JobId
 from launch.unclaimed import unclaimed_record
@@ -21,6 +24,8 @@ from launch.waiting import latest_report, why_of
 SEEN_AT_MOST = 100
 """Jobs of a queue that are looked at, the oldest ones."""
 IMAGES_AT_MOST = 10
+AGENTS_AT_MOST = 50
+"""Agents of a queue whose clocks are looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,21 +69,45 @@ async def states(broker: Broker, seen: QueueSeen, *, now: datetime, version: str
     ]
 
 
-async def oldest(broker: Broker, seen: QueueSeen, *, now: datetime) -> list[Finding]:
-    """What the job that waits longest waits for."""
-    if not seen.waiting:
+async def first(broker: Broker, seen: QueueSeen, jobs: Sequence[JobRecord], *, now: datetime) -> list[Finding]:
+    """What the first of these jobs waits for."""
+    if not jobs:
         return [ok("waiting", f"{seen.spec.queue_name}: no job waits")]
-    return await job(broker, seen.waiting[0], now=now)
-
-
-async def job(broker: Broker, record: JobRecord, *, now: datetime) -> list[Finding]:
-    """What one job waits for."""
+    record = jobs[0]
     why = await why_of(broker, record, now)
     if why is None:
         return [ok("waiting", f"{record.id} is {record.state}")]
     if why.hint is None:
         return [ok("waiting", f"{record.id} waits: {why.text}")]
     return [warn("waiting", f"{record.id} waits: {why.text}", why.hint)]
+
+
+async def clocks(server: Server, seen: QueueSeen, *, ahead_s: float | None) -> list[Finding]:
+    """The agents whose clocks are not the server's; nothing if all are, or none tells.
+
+    `ahead_s`: how far ours is before the server's, since who is off may be the server.
+    """
+    names = [agent.agent_id for agent in seen.agents][:AGENTS_AT_MOST]
+    found = await asyncio.gather(*(server.agent_ahead_s(name) for name in names))
+    off = {name: one for name, one in zip(names, found, strict=True) if one is not None}
+    return doctor.agent_clocks(seen.spec.queue_name, off, ahead_s)
+
+
+def policies(seen: QueueSeen, jobs: Sequence[JobRecord], refusals: Refusals) -> list[Finding]:
+    """What the agents' policies say of the jobs that wait."""
+    told: list[tuple[str, list[str | None]]] = []
+    for record in jobs:
+        takers = [
+            agent
+            for agent in seen.agents
+            if agent.state is AgentState.READY
+            and agent.policy is not None
+            and (agent.job_types is None or record.job_type in agent.job_types)
+        ]
+        if record.spec is not None and record.state is State.QUEUED and takers:
+            spec = seen.spec.with_defaults(record.spec)
+            told.append((str(record.id), [refusals(agent.policy or {}, spec) for agent in takers]))
+    return doctor.policies(seen.spec.queue_name, [agent.policy for agent in seen.agents], told)
 
 
 async def find(broker: Broker, wanted: JobId) -> JobRecord:
@@ -94,24 +123,34 @@ async def find(broker: Broker, wanted: JobId) -> JobRecord:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """An image, who wants it, and the queue whose login it is pulled with."""
+    """An image, who wants it and how, the queue whose login it is pulled with, and whether its workers are here."""
 
     image: str
     by: str
     spec: QueueSpec | None
+    pull: Pull = Pull.MISSING
+    here: bool = True
 
 
-def images_of(seen: Sequence[QueueSeen], wanted: JobRecord | None) -> list[Wanted]:
-    """The images that workers will need, each once."""
-    found: dict[str, Wanted] = {}
-    specs = {one.spec.queue_name: one.spec for one in seen}
-    for one in seen:
+def works_here(seen: QueueSeen, host: str) -> bool:
+    """Whether the queue's workers run on this machine, as far as can be told."""
+    if isinstance(seen.spec.provider, StaticProvider):
+        return any(agent.host == host for agent in seen.agents)
+    return not isinstance(seen.spec.provider, AwsProvider)
+
+
+def images_of(seen: Sequence[QueueSeen], wanted: JobRecord | None, *, host: str) -> list[Wanted]:
+    """The images that workers will need: of each queue, each once."""
+    found: dict[tuple[str, str], Wanted] = {}
+    queues = {one.spec.queue_name: one for one in seen}
+    for name, one in queues.items():
         if isinstance(one.spec.provider, AwsProvider) and one.spec.agent_image:
             image = one.spec.agent_image
-            found.setdefault(image, Wanted(image, f"agent_image of {one.spec.queue_name}", one.spec))
-    records = [wanted] if wanted is not None else [record for one in seen for record in one.waiting]
-    for record in records:
-        if record.spec is not None:
-            image = record.spec.image
-            found.setdefault(image, Wanted(image, f"image of {record.id}", specs.get(record.queue)))
+            found[name, image] = Wanted(image, f"agent_image of {name}", one.spec, here=False)
+    for record in [wanted] if wanted is not None else [record for one in seen for record in one.waiting]:
+        if record.spec is None:
+            continue
+        image, of = record.spec.image, queues.get(record.queue)
+        spec, here = (of.spec, works_here(of, host)) if of is not None else (None, True)
+        found.setdefault((record.queue, image), Wanted(image, f"image of {record.id}", spec, record.spec.pull, here))
     return list(found.values())[:IMAGES_AT_MOST]

@@ -1,25 +1,30 @@
-"""All checks, in order; those that need nothing of each other run at the same time."""
+"""All checks, in order; those that need nothing of each other run at the same time.
+
+Invariant: all of them together end within the sum of five limits, about a minute, whatever does not answer.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
+from launch.core import doctor
 from launch.core.doctor import Finding, Level, fail, ok, warn
 from launch.doctor import cloud, engine, queue, server
-from launch.doctor.bounded import bounded
-from launch.doctor.parts import Cloud, Engine, Server
+from launch.doctor.bounded import bounded, closed
+from launch.doctor.parts import Cloud, Engine, Refusals, Server
 from launch.doctor.queue import QueueSeen
-from launch.errors import LaunchError, NotFound
-from launch.ports import Broker, Clock
-from launch.queue import AwsProvider, StaticProvider
+from launch.errors import LaunchError, NotFound, NotPermitted
+from launch.ports import Clock
+from launch.queue import AwsProvider
 from launch.record import JobRecord
 from launch.subjects import JobId
 
-QUEUES_AT_MOST = 20
-CONNECT_LIMIT_S = 12.0
-QUEUES_LIMIT_S = 20.0
+QUEUES_AT_MOST: Final = 20
+CONNECT_LIMIT_S: Final = 12.0
+QUEUES_LIMIT_S: Final = 15.0
 START_NATS = "start one with `launch up QUEUE.yaml` or `launch server`, or name one by --server"
 LOOK_AT_NATS = "see the log of nats-server, and what this user may do"
 
@@ -33,8 +38,11 @@ class World:
     cloud: Cloud
     gpus: Callable[[], Sequence[str]]
     clock: Clock
+    refusals: Refusals
     version: str
     """Our own."""
+    host: str
+    """This machine's name, as agents on it tell it."""
     least: tuple[int, int]
     """The oldest nats-server that will do."""
     fixed: Sequence[str]
@@ -45,114 +53,167 @@ class World:
 
 async def examine(world: World, *, only: str | None = None, job: JobId | None = None) -> list[Finding]:
     """Every check: of one queue (`only`), or of all; of one job, or of the oldest ones that wait."""
-    only = job.queue if job is not None else only
-    opened: list[Server] = []
-
-    async def reach() -> list[Finding]:
-        opened.append(await world.open_server())
-        return [ok("nats", f"answers at {world.address}")]
-
-    found = await bounded("nats", reach(), cure=START_NATS, limit_s=CONNECT_LIMIT_S)
-    if not opened:
-        docker, _ = await _engine(world, [], None)
-        return found + docker
-    try:
-        return found + await _all(world, opened[0], only, job)
-    finally:
-        await opened[0].close()
+    async with asyncio.TaskGroup() as group:
+        docker = _Docker(world)
+        of_docker = group.create_task(docker.look(), name="doctor-engine")
+        try:
+            return await _Rounds(world, docker, of_docker, job.queue if job is not None else only, job).run()
+        finally:
+            of_docker.cancel()
+            await docker.close()
 
 
-async def _all(world: World, nats: Server, only: str | None, job: JobId | None) -> list[Finding]:
-    found = await bounded("version", server.version(nats, world.least), cure=LOOK_AT_NATS)
-    on = await bounded("jetstream", server.jetstream(nats), cure=server.ON)
-    found += on
-    if any(line.level is Level.FAIL for line in on):
-        docker, _ = await _engine(world, [], None)
-        return [*found, *await bounded("clocks", server.clocks(nats), cure=LOOK_AT_NATS), *docker]
-    names: list[str] = [only] if only is not None else []
-    seen: list[QueueSeen] = []
-    wanted: list[JobRecord] = []
+class _Docker:
+    """The engine here, which is looked at while NATS is."""
 
-    async def queues() -> list[Finding]:
-        return await _see(nats.broker, names, seen, only)
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.opened: Engine | None = None
 
-    async def find(asked: JobId) -> list[Finding]:
-        wanted.append(await queue.find(nats.broker, asked))
-        return []
+    async def look(self) -> list[Finding]:
+        async def open_and_look() -> list[Finding]:
+            self.opened = self._world.open_engine()
+            return await engine.engine(self.opened, gpus=self._world.gpus)
 
-    looked = await bounded("queue", queues(), cure=LOOK_AT_NATS, limit_s=QUEUES_LIMIT_S)
-    if job is not None:
-        looked += await bounded("job", find(job), cure=LOOK_AT_NATS)
-    record = wanted[0] if wanted else None
-    kept = [one.spec.queue_name for one in seen]
-    checks = [
-        bounded("permissions", server.permissions(nats, names[0] if names else None), cure=LOOK_AT_NATS, limit_s=20),
-        bounded("streams", server.streams(nats, kept, world.fixed), cure=LOOK_AT_NATS),
-        bounded("clocks", server.clocks(nats), cure=LOOK_AT_NATS),
-        *(_queue(world, nats.broker, one, record) for one in seen),
-    ]
-    clouds = [
-        cloud.cloud(world.cloud, one.spec, nats.broker.documents)
-        for one in seen
-        if isinstance(one.spec.provider, AwsProvider)
-    ]
-    in_engine = asyncio.create_task(_engine(world, seen, record), name="doctor-engine")
-    in_cloud = asyncio.gather(*clouds)
-    parts = await asyncio.gather(*checks)
-    of_engine, of_images = await in_engine
-    told = [*parts[:3], of_engine, looked, *parts[3:], of_images, *await in_cloud]
-    return found + [line for lines in told for line in lines]
+        return await bounded("docker", open_and_look(), cure=engine.START)
+
+    async def close(self) -> None:
+        if self.opened is not None:
+            await closed(self.opened.close())
 
 
-async def _see(broker: Broker, names: list[str], seen: list[QueueSeen], only: str | None) -> list[Finding]:
-    """Look at the queues; what can't be looked at is told, the others are looked at all the same."""
-    found = []
-    if only is None:
-        names += [spec.queue_name for spec in await broker.queues.list()]
+class _Rounds:
+    """One examination."""
+
+    def __init__(
+        self,
+        world: World,
+        docker: _Docker,
+        of_docker: asyncio.Task[list[Finding]],
+        only: str | None,
+        job: JobId | None,
+    ) -> None:
+        self._world = world
+        self._docker = docker
+        self._of_docker = of_docker
+        self._only = only
+        self._job = job
+        self._server: Server | None = None
+        self._seen: list[QueueSeen] = []
+        self._record: JobRecord | None = None
+
+    async def run(self) -> list[Finding]:
+        found = await bounded("nats", self._reach(), cure=START_NATS, limit_s=CONNECT_LIMIT_S)
+        nats = self._server
+        if nats is None:
+            return found + await self._of_docker
+        try:
+            return found + await self._all(nats)
+        finally:
+            await closed(nats.close())
+
+    async def _reach(self) -> list[Finding]:
+        self._server = await self._world.open_server()
+        return [ok("nats", f"answers at {self._world.address}")]
+
+    async def _all(self, nats: Server) -> list[Finding]:
+        version, on, (clocks, ahead_s) = await asyncio.gather(
+            bounded("version", server.version(nats, self._world.least), cure=LOOK_AT_NATS),
+            bounded("jetstream", server.jetstream(nats), cure=server.ON),
+            self._clocks(nats),
+        )
+        if any(line.level is Level.FAIL for line in on):
+            return [*version, *on, *clocks, *await self._of_docker]
+        looked = await bounded("queue", self._look_at_queues(nats), cure=LOOK_AT_NATS, limit_s=QUEUES_LIMIT_S)
+        looked += await self._find_job(nats)
+        names = [one.spec.queue_name for one in self._seen]
+        of_queue = next(iter(names), self._only)
+        told = await asyncio.gather(
+            bounded("permissions", server.permissions(nats, of_queue), cure=LOOK_AT_NATS),
+            bounded("streams", server.streams(nats, names, self._world.fixed), cure=LOOK_AT_NATS),
+            _given(clocks),
+            self._of_engine(),
+            _given(looked),
+            *(self._queue(nats, one, ahead_s) for one in self._seen),
+            self._images(),
+            *(
+                cloud.cloud(self._world.cloud, one.spec, nats.broker.documents)
+                for one in self._seen
+                if isinstance(one.spec.provider, AwsProvider)
+            ),
+        )
+        return [*version, *on, *(line for lines in told for line in lines)]
+
+    async def _clocks(self, nats: Server) -> tuple[list[Finding], float | None]:
+        """What is found, and how far our clock is ahead, if that could be told."""
+        seen: list[float | None] = []
+
+        async def look() -> list[Finding]:
+            seen.append(await nats.ahead_s())
+            return [doctor.clocks(seen[0])]
+
+        return await bounded("clocks", look(), cure=LOOK_AT_NATS), seen[0] if seen else None
+
+    async def _look_at_queues(self, nats: Server) -> list[Finding]:
+        """Look at the queues; what can't be looked at is told, the others are looked at all the same."""
+        found = []
+        names = (
+            [self._only] if self._only is not None else [spec.queue_name for spec in await nats.broker.queues.list()]
+        )
         if not names:
             return [warn("queue", "there are no queues", "launch queue apply FILE makes one")]
         if len(names) > QUEUES_AT_MOST:
             found.append(warn("queue", f"{len(names)} queues; {QUEUES_AT_MOST} looked at", "name one with -q"))
-            del names[QUEUES_AT_MOST:]
-    for name in names:
-        try:
-            seen.append(await queue.see(broker, name))
-        except NotFound as error:
-            found.append(fail("queue", error.message, error.hint or "launch queue apply FILE makes it"))
-        except LaunchError as error:
-            found.append(fail("queue", f"{name}: {error.message}", error.hint or "apply its file again"))
-    return found
+        for name in names[:QUEUES_AT_MOST]:
+            try:
+                self._seen.append(await queue.see(nats.broker, name))
+            except NotPermitted as error:
+                found.append(_closed_to_us(name, error, asked=self._only is not None))
+            except NotFound as error:
+                found.append(fail("queue", error.message, error.hint or "launch queue apply FILE makes it"))
+            except LaunchError as error:
+                found.append(fail("queue", f"{name}: {error.message}", error.hint or "apply its file again"))
+        return found
 
+    async def _find_job(self, nats: Server) -> list[Finding]:
+        async def find(asked: JobId) -> list[Finding]:
+            self._record = await queue.find(nats.broker, asked)
+            return []
 
-async def _queue(world: World, broker: Broker, seen: QueueSeen, record: JobRecord | None) -> list[Finding]:
-    now = world.clock.now()
-    states = queue.states(broker, seen, now=now, version=world.version)
-    found = await bounded("queue", states, cure=LOOK_AT_NATS)
-    waits = queue.job(broker, record, now=now) if record is not None else queue.oldest(broker, seen, now=now)
-    return found + await bounded("waiting", waits, cure=LOOK_AT_NATS)
+        return [] if self._job is None else await bounded("job", find(self._job), cure=LOOK_AT_NATS)
 
+    async def _queue(self, nats: Server, seen: QueueSeen, ahead_s: float | None) -> list[Finding]:
+        world, now = self._world, self._world.clock.now()
+        jobs = [self._record] if self._record is not None else seen.waiting
+        states, clocks, waits = await asyncio.gather(
+            bounded("queue", queue.states(nats.broker, seen, now=now, version=world.version), cure=LOOK_AT_NATS),
+            bounded("clocks", queue.clocks(nats, seen, ahead_s=ahead_s), cure=LOOK_AT_NATS),
+            bounded("waiting", queue.first(nats.broker, seen, jobs, now=now), cure=LOOK_AT_NATS),
+        )
+        return [*states, *clocks, *queue.policies(seen, jobs, world.refusals), *waits]
 
-async def _engine(
-    world: World, seen: Sequence[QueueSeen], record: JobRecord | None
-) -> tuple[list[Finding], list[Finding]]:
-    """What is found of the engine, and of the images. Where no queue is known, workers are taken to be here."""
-    here = not seen or any(not isinstance(one.spec.provider, AwsProvider | StaticProvider) for one in seen)
-    opened: list[Engine] = []
+    async def _of_engine(self) -> list[Finding]:
+        needed = not self._seen or any(queue.works_here(one, self._world.host) for one in self._seen)
+        found = await self._of_docker
+        return found if needed else engine.unneeded(found)
 
-    async def look() -> list[Finding]:
-        opened.append(world.open_engine())
-        return await engine.engine(opened[0], needed=here, gpus=world.gpus)
-
-    found = await bounded("docker", look(), cure=engine.START)
-    try:
-        wanted = queue.images_of(seen, record)
+    async def _images(self) -> list[Finding]:
+        wanted = queue.images_of(self._seen, self._record, host=self._world.host)
         if not wanted:
-            return found, []
-        if not opened or found[0].level is not Level.OK:
+            return []
+        found, docker = await self._of_docker, self._docker.opened
+        if docker is None or found[0].level is not Level.OK:
             names = ", ".join(one.image for one in wanted)
-            cure = "run the doctor where a Docker Engine is"
-            return found, [warn("image", f"not looked up without Docker: {names}", cure)]
-        return found, await engine.images(opened[0], wanted, here=here)
-    finally:
-        for docker in opened:
-            await docker.close()
+            return [warn("image", f"not looked up without Docker: {names}", "run the doctor where a Docker Engine is")]
+        return await engine.images(docker, wanted)
+
+
+def _closed_to_us(name: str, error: NotPermitted, *, asked: bool) -> Finding:
+    """A queue that this user has no role for: that is as it should be, unless it was asked for by name."""
+    if asked:
+        return fail("queue", f"{name}: {error.message}", error.hint or LOOK_AT_NATS)
+    return ok("queue", f"{name}: not looked at, this user has no role for it")
+
+
+async def _given(found: list[Finding]) -> list[Finding]:
+    return found

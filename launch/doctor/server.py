@@ -1,13 +1,16 @@
-"""NATS: version, JetStream, permissions, streams, clocks."""
+"""NATS: version, JetStream, permissions, streams."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from launch import subjects
 from launch.core import doctor
 from launch.core.doctor import Finding, fail, ok, warn
 from launch.core.quantity import show_memory
+from launch.core.roles import Role
 from launch.doctor.parts import Server
 from launch.errors import BrokerUnavailable
 from launch.subjects import JobId
@@ -34,14 +37,6 @@ async def jetstream(server: Server) -> list[Finding]:
     return [ok("jetstream", text)]
 
 
-async def clocks(server: Server) -> list[Finding]:
-    """Whether its clock and ours agree."""
-    ahead_s = await server.ahead_s()
-    if ahead_s is None:
-        return [ok("clocks", "the server does not tell this user its time")]
-    return [doctor.clocks(ahead_s)]
-
-
 async def streams(server: Server, queues: Sequence[str], fixed: Sequence[str]) -> list[Finding]:
     """Whether each stream and bucket is as it should be."""
     names = [subjects.work_stream(name) for name in queues]
@@ -50,40 +45,63 @@ async def streams(server: Server, queues: Sequence[str], fixed: Sequence[str]) -
 
 async def permissions(server: Server, queue: str | None) -> list[Finding]:
     """What this user may do, by asking for it in ways that change nothing."""
-    who = await server.user()
-    may: list[str] = []
-    may_not: list[str] = []
-    for what, asks, publishes in _acts(queue or "doctor"):
-        told = [await server.may_ask(subject) for subject in asks]
-        told += [await server.may_publish(subject) for subject in publishes]
-        (may if all(one is not False for one in told) else may_not).append(what)
-    text = f"{who or 'this user'} may {', '.join(may) or 'nothing'}"
+    acts = _acts(queue or _NOBODY)
+    who, *answers = await asyncio.gather(server.user(), *(_may(server, act) for act in acts))
+    may = [act.name for act, allowed in zip(acts, answers, strict=True) if allowed]
+    may_not = [act.name for act in acts if act.name not in may]
+    text = f"{who or 'this user'} may {', '.join(may) or 'nothing'}" + (f" in {queue}" if queue else "")
     if may_not:
         text += f"; may not {', '.join(may_not)}"
     if "look" in may_not:
-        return [fail("permissions", text, "give this user a role of nats.conf that may read queues and records")]
-    return [ok("permissions", text)]
+        cure = "give this user a role: launch server --secure makes one for each; see docs/security.md, NATS roles"
+        return [fail("permissions", text, cure)]
+    role = _ROLES.get(tuple(may))
+    return [ok("permissions", f"{text}: the role {role}" if role else text)]
 
 
-def _acts(queue: str) -> list[tuple[str, list[str], list[str]]]:
-    """What people and programs do: the requests, and the publishes that it takes."""
+_NOBODY = "launch-doctor"
+_ROLES = {
+    ("look",): Role.VIEWER,
+    ("look", "submit"): Role.PUBLISHER,
+    ("look", "submit", "cancel"): Role.OPERATOR,
+    ("look", "cancel", "work"): Role.AGENT,
+    ("look", "cancel", "scale"): Role.SCALER,
+    ("look", "submit", "cancel", "work", "scale", "administer"): Role.ADMIN,
+}
+"""By what they may do; who may do something else has permissions of their own making."""
+
+
+class _Act(NamedTuple):
+    """Something that people and programs do: the requests, and the publishes that it takes."""
+
+    name: str
+    asks: Sequence[str] = ()
+    publishes: Sequence[str] = ()
+
+
+async def _may(server: Server, act: _Act) -> bool:
+    asked = [server.may_ask(subject) for subject in act.asks]
+    told = await asyncio.gather(*asked, *(server.may_publish(subject) for subject in act.publishes))
+    return all(one is not False for one in told)
+
+
+def _acts(queue: str) -> tuple[_Act, ...]:
     stream, job = subjects.work_stream(queue), JobId(queue, 1)
 
     def read(bucket: str, key: str) -> str:
         return f"DIRECT.GET.{subjects.bucket_stream(bucket)}.{subjects.bucket_subject(bucket, key)}"
 
-    def write(bucket: str, key: str) -> str:
-        return subjects.bucket_subject(bucket, key)
-
-    nobody = "launch-doctor"
-    work = [write(subjects.JOBS_BUCKET, job.key), write(subjects.AGENTS_BUCKET, nobody), subjects.log_subject(job)]
-    scale = [write(subjects.SCALER_BUCKET, subjects.scaler_report_key(queue)), write(subjects.LEASES_BUCKET, queue)]
-    return [
-        ("look", [read(subjects.QUEUES_BUCKET, queue), read(subjects.JOBS_BUCKET, job.key)], []),
-        ("submit", [], [f"queue.{queue}.default"]),
+    write = subjects.bucket_subject
+    record, presence = write(subjects.JOBS_BUCKET, job.key), write(subjects.AGENTS_BUCKET, _NOBODY)
+    report, lease = write(subjects.SCALER_BUCKET, subjects.scaler_report_key(queue)), subjects.LEASES_BUCKET
+    return (
+        _Act("look", [read(subjects.QUEUES_BUCKET, queue), read(subjects.JOBS_BUCKET, job.key)]),
+        _Act("submit", publishes=[f"queue.{queue}.default"]),
+        # A request to delete that does not say what is refused.
+        _Act("cancel", [f"STREAM.MSG.DELETE.{stream}"], [record]),
         # A pull from a consumer that does not exist gets nothing.
-        ("work", [f"CONSUMER.MSG.NEXT.{stream}.{nobody}"], work),
-        ("scale", [], scale),
+        _Act("work", [f"CONSUMER.MSG.NEXT.{stream}.{_NOBODY}"], [record, presence, subjects.log_subject(job)]),
+        _Act("scale", publishes=[report, write(lease, queue)]),
         # Without a configuration the server refuses it.
-        ("administer", [f"STREAM.UPDATE.{stream}"], [write(subjects.QUEUES_BUCKET, queue)]),
-    ]
+        _Act("administer", [f"STREAM.UPDATE.{stream}"], [write(subjects.QUEUES_BUCKET, queue)]),
+    )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from launch import subjects
 from launch.adapters.nats import CONNECT_TIMEOUT_S, DEFAULT_ACK_WAIT_S, NatsBroker, streams
-from launch.adapters.nats.connection import MIN_VERSION, Connection, parse_time
+from launch.adapters.nats.connection import MIN_VERSION, Connection, header_of, parse_time, status_of
 from launch.adapters.nats.failures import STREAM_NOT_FOUND, ApiError, NobodyAnswered
 from launch.errors import BrokerError, BrokerUnavailable, NotPermitted
 from launch.ports import Broker
@@ -29,25 +29,20 @@ _NO_STREAM = "launch-doctor-no-such-stream"
 Drift = dict[str, tuple[Any, Any]]
 
 
-class _AnyServer(Connection):
-    """Connects to whatever answers."""
-
-    async def _check_server(self) -> None:
-        """Whatever it is, it is looked at."""
-
-
 class Look:
     """One connection for looking. Get it with `open`."""
 
-    def __init__(self, connection: _AnyServer) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self.broker: Broker = NatsBroker(connection, ack_wait_s=DEFAULT_ACK_WAIT_S, replicas=1)
 
     @classmethod
     async def open(cls, url: str, *, credentials: Credentials | None) -> Self:
         """Connect. Raises `BrokerUnavailable`."""
-        connection = _AnyServer(url)
-        await connection.open(name="launch-doctor", credentials=credentials, timeout_s=CONNECT_TIMEOUT_S)
+        connection = Connection(url)
+        await connection.open(
+            name="launch-doctor", credentials=credentials, timeout_s=CONNECT_TIMEOUT_S, any_server=True
+        )
         return cls(connection)
 
     async def close(self) -> None:
@@ -88,10 +83,24 @@ class Look:
             return (asked + (heard - asked) / 2 - theirs).total_seconds()
         return None
 
+    async def agent_ahead_s(self, agent_id: str) -> float | None:
+        """How far an agent's clock was before the server's when it said its last word; None if it does not tell."""
+        agents = subjects.AGENTS_BUCKET
+        subject = f"{subjects.bucket_stream(agents)}.{subjects.bucket_subject(agents, agent_id)}"
+        try:
+            answer = await self._connection.request(f"$JS.API.DIRECT.GET.{subject}", timeout_s=_ASK_LIMIT_S)
+            if status_of(answer):
+                return None
+            said = datetime.fromisoformat(json.loads(answer.data)["at"])
+            return (said - parse_time(header_of(answer, "Nats-Time-Stamp"))).total_seconds()
+        except (BrokerError, ValueError, LookupError, TypeError):
+            return None
+
     async def drifts(self, queues: Sequence[str]) -> dict[str, Drift | None]:
         """By stream, each key that is not as it should be: what it is, and what it should be. None: no such stream.
 
-        Object stores are left out where they are not there, or smaller: a server with little room has them so.
+        Object stores are left out where they are not there, or smaller: a server with little room has them so. So are
+        streams that this user may not look at.
         """
         stores = streams.store_configs(1)
         configs = [
@@ -105,6 +114,8 @@ class Look:
             name = config["name"]
             try:
                 present = (await self._connection.api(f"STREAM.INFO.{name}"))["config"]
+            except NotPermitted:
+                continue
             except ApiError as error:
                 if error.err_code != STREAM_NOT_FOUND:
                     raise
