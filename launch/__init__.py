@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from launch.job import CodeRef as CodeRef
     from launch.job import Input as Input
     from launch.job import JobSpec as JobSpec
+    from launch.job import Mount as Mount
     from launch.job import Resources as Resources
     from launch.lines import LogLine as LogLine
     from launch.points import Point as Point
@@ -72,6 +73,7 @@ _HOMES = {
     "Manifest": "launch.files",
     "CodeRef": "launch.job",
     "Input": "launch.job",
+    "Mount": "launch.job",
     "Amount": "launch.core.capacity",
     "Why": "launch.core.explain",
     "Reason": "launch.core.states",

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from launch.core.capacity import Amount
 from launch.fields import (
@@ -28,6 +28,7 @@ from launch.fields import (
     Words,
     WordsGiven,
 )
+from launch.policy import Capability, Network
 
 
 class Pull(StrEnum):
@@ -97,6 +98,30 @@ class Input(Spec):
         return self
 
 
+class Mount(Spec):
+    """A folder of the worker, by the name that its operator has given it; the agent's policy says which there are."""
+
+    name: Name
+    """The folder's name in the agent's policy."""
+    path: ContainerPath
+    """Where it is in the container."""
+    writable: bool = False
+    """Whether the job writes to it, if the policy allows that."""
+
+
+_TAKEN = ("/launch", "/dev", "/proc", "/sys")
+
+
+def _apart(mounts: tuple[Mount, ...]) -> tuple[Mount, ...]:
+    """What is put into a container, kernel and engine included, is not hidden by a folder of the worker."""
+    paths = [*_TAKEN, *(mount.path for mount in mounts)]
+    for number, path in enumerate(paths):
+        for other in paths[max(number + 1, len(_TAKEN)) :]:
+            if f"{path}/".startswith(f"{other}/") or f"{other}/".startswith(f"{path}/"):
+                raise ValueError(f"found {other[:80]} beside {path[:80]}; allowed: paths of which none lies in another")
+    return mounts
+
+
 class JobSpec(Spec):
     """One job: an image, a command, and what it needs.
 
@@ -123,6 +148,14 @@ class JobSpec(Spec):
     """User (and group) in the container, such as `1000:1000`. Unset: the image's own."""
     resources: Resources = Resources()
     """What the job needs."""
+    network: Network | None = None
+    """The container's network: one that the agent's policy allows, or `none`. Unset: the policy's first."""
+    mounts: Annotated[tuple[Mount, ...], Field(max_length=32), AfterValidator(_apart)] = ()
+    """Folders of the worker, by the names that the agent's policy gives them."""
+    devices: Annotated[tuple[Name, ...], Field(max_length=32)] = ()
+    """Devices of the worker, by the names that the agent's policy gives them; GPUs are `resources`."""
+    capabilities: Annotated[tuple[Capability, ...], Field(max_length=32)] = ()
+    """Capabilities beside the usual ones, such as SYS_PTRACE, if the agent's policy allows them."""
     timeout: Duration | None = None
     """How long one attempt may run before it is stopped as `timed_out`. Unset: as long as it wants."""
     expire_after: Duration | None = None
@@ -148,6 +181,18 @@ class JobSpec(Spec):
     labels: Labels = Field(default_factory=dict)
     """The user's own marks, shown and searched, never interpreted."""
 
+    @model_validator(mode="after")
+    def _nothing_put_into_mounts(self) -> Self:
+        """The engine unpacks as root, whoever the job runs as: that is for the container's own folders."""
+        put = [("an input", given.path) for given in self.inputs]
+        if self.code is not None:
+            put.append(("the code", self.workdir))
+        for what, path in put:
+            for mount in self.mounts:
+                if path is not None and f"{path.rstrip('/')}/".startswith(f"{mount.path}/"):
+                    raise ValueError(f"found {what} for {path[:80]} in the mount '{mount.name}'; allowed: another path")
+        return self
+
     if TYPE_CHECKING:
 
         def __init__(
@@ -163,6 +208,10 @@ class JobSpec(Spec):
             workdir: str | None = None,
             user: str | int | None = None,
             resources: Resources = ...,
+            network: str | None = None,
+            mounts: Sequence[Mount] = (),
+            devices: Sequence[str] = (),
+            capabilities: Sequence[str] = (),
             timeout: Scalar | None = None,
             expire_after: Scalar | None = None,
             retries: int = 0,

@@ -8,12 +8,12 @@ agent without a file does.
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from launch.core.image_patterns import check_pattern
-from launch.fields import Cpus, Duration, Memory, S3Url, Spec
+from launch.fields import Cpus, Duration, Memory, Name, S3Url, Spec
 
 DROPPED_CAPABILITIES = ("AUDIT_WRITE", "MKNOD", "NET_RAW", "SYS_CHROOT")
 """What is taken from the engine's default set. Jobs need none of these: device nodes, forged packets on the bridge,
@@ -36,6 +36,9 @@ No others: each of the rest (SYS_ADMIN, NET_ADMIN, SYS_MODULE, DAC_READ_SEARCH, 
 """
 
 
+NETWORK_PATTERN = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}"
+
+
 def _capability(value: object) -> str:
     name = str(value).upper().removeprefix("CAP_")
     if not re.fullmatch(r"[A-Z_]{2,40}", name, re.ASCII):
@@ -52,8 +55,52 @@ def _grantable(value: object) -> str:
 
 def _network(value: object) -> str:
     text = str(value)
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", text, re.ASCII) or text.lower() in ("host", "default"):
+    if not re.fullmatch(NETWORK_PATTERN, text, re.ASCII):
+        raise ValueError(f"found {text[:80]!r}; allowed: none, or the name of one of the engine's networks")
+    return text
+
+
+def _safe_network(value: object) -> str:
+    text = str(value)
+    if not re.fullmatch(NETWORK_PATTERN, text, re.ASCII) or text.lower() in ("host", "default"):
         raise ValueError(f"found {text[:80]!r}; allowed: bridge, none, or the name of a network of the engine's own")
+    return text
+
+
+_VOLUME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{1,127}", re.ASCII)
+_HOST_PATH = re.compile(r"/[^\0\n]{1,1023}")
+_THE_HOSTS = ("/boot", "/dev", "/etc", "/proc", "/run", "/sys", "/var/lib/containerd", "/var/lib/docker", "/var/run")
+"""Whoever may write there, and often who may only read, has the machine; the engine's socket lies there too."""
+
+
+def _source(value: object) -> str:
+    text = str(value)
+    if _VOLUME.fullmatch(text):
+        return text
+    parts = text.strip("/").split("/")
+    if not _HOST_PATH.fullmatch(text) or not all(part not in ("", ".", "..") for part in parts):
+        raise ValueError(f"found {text[:80]!r}; allowed: an absolute path on the worker, or the name of a volume")
+    path = "/" + "/".join(parts)
+    if any(f"{path}/".startswith(f"{theirs}/") or f"{theirs}/".startswith(f"{path}/") for theirs in _THE_HOSTS):
+        raise ValueError(
+            f"found {text[:80]!r}; allowed: a folder that neither is, holds nor is in {', '.join(_THE_HOSTS)}"
+        )
+    return path
+
+
+_DEVICE = re.compile(r"/dev(/[A-Za-z0-9_:+@-][A-Za-z0-9_:+@.-]{0,99}){1,8}", re.ASCII)
+_WAYS_OUT = re.compile(
+    r"/dev/(mem|kmem|port|kmsg|mapper|disk|block|(sd|hd|vd|xvd|nvme|dm-|md|loop|sr|zram|nbd).*)(/.*)?"
+)
+"""The kernel's memory and log, and disks."""
+
+
+def _device(value: object) -> str:
+    text = str(value)
+    if not _DEVICE.fullmatch(text) or _WAYS_OUT.fullmatch(text):
+        raise ValueError(
+            f"found {text[:80]!r}; allowed: a device's path below /dev, no disk and no memory of the kernel"
+        )
     return text
 
 
@@ -73,11 +120,18 @@ def _flag(value: object) -> bool:
 
 
 _STRING = WithJsonSchema({"type": "string"})
+_SOME: Any = {"min_length": 1, "max_length": 100}
 _FLAG = WithJsonSchema({"type": "boolean"})
 
+Capability = Annotated[str, BeforeValidator(_capability), _STRING]
+"""A capability as the kernel names it, without `CAP_`."""
+Network = Annotated[str, BeforeValidator(_network), _STRING]
+"""The name of a network of the engine's."""
+Grantable = Annotated[str, BeforeValidator(_grantable), _STRING]
 ImagePattern = Annotated[str, BeforeValidator(lambda value: check_pattern(str(value))), _STRING]
 Patterns = Annotated[tuple[ImagePattern, ...], Field(max_length=1000)]
 Flag = Annotated[bool, BeforeValidator(_flag), _FLAG]
+Devices = Annotated[tuple[Annotated[str, BeforeValidator(_device), _STRING], ...], Field(**_SOME)]
 Uid = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
@@ -108,12 +162,29 @@ class UserRules(Spec):
 
 
 class CapabilityRules(Spec):
-    """Which of root's powers containers have; the same for every job."""
+    """Which of root's powers containers have."""
 
-    drop: tuple[Annotated[str, BeforeValidator(_capability), _STRING], ...] = DROPPED_CAPABILITIES
-    """What is taken from the engine's usual set; `ALL` for all of it."""
-    add: tuple[Annotated[str, BeforeValidator(_grantable), _STRING], ...] = ()
-    """What is given beside that; only what stays within a container can be named."""
+    drop: tuple[Capability, ...] = DROPPED_CAPABILITIES
+    """What is taken from the engine's usual set in every container; `ALL` for all of it."""
+    add: tuple[Grantable, ...] = ()
+    """What is given to every container beside that; only what stays within a container can be named."""
+    allow: tuple[Grantable, ...] = ()
+    """What a job may ask for beside that, in `capabilities`."""
+
+    @property
+    def had(self) -> frozenset[str]:
+        """What every container has."""
+        usual = () if "ALL" in self.drop else set(ENGINE_CAPABILITIES) - set(self.drop)
+        return frozenset({*usual, *self.add})
+
+
+class MountRule(Spec):
+    """A folder of the worker that jobs may have by its name."""
+
+    source: Annotated[str, BeforeValidator(_source), _STRING]
+    """The folder's absolute path on the worker, which must be there, or the name of one of the engine's volumes."""
+    writable: Flag = False
+    """Whether jobs may ask to write to it."""
 
 
 class Limits(Spec):
@@ -138,8 +209,15 @@ class AgentPolicy(Spec):
 
     images: ImageRules = ImageRules()
     """Rules on a job's image."""
-    network: Annotated[str, BeforeValidator(_network), _STRING] = "bridge"
-    """The network of every container: `bridge`, `none`, or one that the operator made; never the host's own."""
+    networks: Annotated[tuple[Annotated[str, BeforeValidator(_safe_network), _STRING], ...], Field(**_SOME)] = (
+        "bridge",
+    )
+    """The networks that jobs may be on, `bridge` or ones that the operator made; never the host's own. The first is for
+    jobs that name none; `none` may always be asked for."""
+    mounts: Annotated[dict[Name, MountRule], Field(max_length=100)] = Field(default_factory=dict)
+    """Folders and volumes of the worker that jobs may ask for by these names."""
+    devices: Annotated[dict[Name, Devices], Field(max_length=100)] = Field(default_factory=dict)
+    """Devices of the worker that jobs may ask for by these names; GPUs need none, they are `resources`."""
     users: UserRules = UserRules()
     """Rules on the user of a job's container, whether job or image names it."""
     capabilities: CapabilityRules = CapabilityRules()

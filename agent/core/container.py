@@ -1,19 +1,20 @@
 """From a job to the engine's create body: labels, limits, environment, and what the container may not do.
 
-Pure. The submitter is not trusted: nothing in a spec reaches `HostConfig` but amounts of resources, and what this
-project sets itself (labels, `LAUNCH_*`, GPU visibility) can't be overridden by the job's environment.
+Pure. The submitter is not trusted: nothing in a spec reaches `HostConfig` but amounts of resources and what the policy
+has under the names that the job asks for (the policy was asked before; a name that it lacks is an error here), and what
+this project sets itself (labels, `LAUNCH_*`, GPU visibility) can't be overridden by the job's environment.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from agent.ports import ImageInfo
-from launch.job import JobSpec
-from launch.policy import DROPPED_CAPABILITIES, PIDS_LIMIT, AgentPolicy
+from launch.job import JobSpec, Mount
+from launch.policy import DROPPED_CAPABILITIES, PIDS_LIMIT, AgentPolicy, MountRule
 from launch.subjects import (
     ARTIFACTS_DIR,
     CHECKPOINT_DIR,
@@ -42,13 +43,17 @@ MIN_NANO_CPUS = 10_000_000
 
 @dataclass(frozen=True, slots=True)
 class ContainerPolicy:
-    """What every container of this agent gets, whatever its job says. The defaults are the safe ones."""
+    """What the containers of this agent get. The defaults are the safe ones, and let a job choose nothing."""
 
-    network: str = "bridge"
-    """The engine's network mode."""
+    networks: tuple[str, ...] = ("bridge",)
+    """The engine's networks that a job may be on; the first is for those that name none."""
+    mounts: Mapping[str, MountRule] = field(default_factory=dict)
+    devices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     cap_drop: tuple[str, ...] = DROPPED_CAPABILITIES
     cap_add: tuple[str, ...] = ()
     """What an operator grants beside what is left; `launch.policy` says which can be."""
+    cap_allow: tuple[str, ...] = ()
+    """What a job may ask for beside that."""
     no_new_privileges: bool = True
     pids_limit: int = PIDS_LIMIT
     oom_score_adj: int = 500
@@ -65,9 +70,12 @@ class ContainerPolicy:
     def of(cls, policy: AgentPolicy) -> Self:
         """What an operator's rules come to."""
         return cls(
-            network=policy.network,
+            networks=policy.networks,
+            mounts=policy.mounts,
+            devices=policy.devices,
             cap_drop=policy.capabilities.drop,
             cap_add=policy.capabilities.add,
+            cap_allow=policy.capabilities.allow,
             pids_limit=policy.limits.pids,
         )
 
@@ -164,22 +172,30 @@ def _host_config(spec: JobSpec, policy: ContainerPolicy, gpus: Sequence[str]) ->
         # An auto-removed container takes its exit code with it.
         "AutoRemove": False,
         "RestartPolicy": {"Name": "no"},
-        "NetworkMode": policy.network,
+        "NetworkMode": _network(spec, policy),
         "IpcMode": "private",
         "Privileged": False,
         "CapDrop": list(policy.cap_drop),
         "SecurityOpt": ["no-new-privileges"] if policy.no_new_privileges else [],
         "PidsLimit": policy.pids_limit,
         "OomScoreAdj": policy.oom_score_adj,
-        "Mounts": [{"Type": "volume", "Target": path, "VolumeOptions": {"NoCopy": True}} for path in FOLDERS],
+        "Mounts": [
+            *({"Type": "volume", "Target": path, "VolumeOptions": {"NoCopy": True}} for path in FOLDERS),
+            *(_mount(mount, policy.mounts[mount.name]) for mount in spec.mounts),
+        ],
         # Never blocks the container, keeps both sources apart, and can be read again from any time on.
         "LogConfig": {
             "Type": "json-file",
             "Config": {"max-size": str(policy.log_file_bytes), "max-file": "2"},
         },
     }
-    if policy.cap_add:
-        host["CapAdd"] = list(policy.cap_add)
+    asked = [name for name in spec.capabilities if name in policy.cap_allow]
+    if powers := list(dict.fromkeys([*policy.cap_add, *asked])):
+        host["CapAdd"] = powers
+    if spec.devices:
+        paths = dict.fromkeys(path for name in spec.devices for path in policy.devices[name])
+        # To read and write; no "m", which would let the job make nodes of it.
+        host["Devices"] = [{"PathOnHost": one, "PathInContainer": one, "CgroupPermissions": "rw"} for one in paths]
     resources = spec.resources
     if resources.cpu is not None:
         host["NanoCpus"] = max(MIN_NANO_CPUS, round(resources.cpu * 1_000_000_000))
@@ -192,3 +208,21 @@ def _host_config(spec: JobSpec, policy: ContainerPolicy, gpus: Sequence[str]) ->
     if gpus:
         host["DeviceRequests"] = [{"Driver": "", "DeviceIDs": list(gpus), "Capabilities": [["gpu"]]}]
     return host
+
+
+def _network(spec: JobSpec, policy: ContainerPolicy) -> str:
+    if spec.network is None:
+        return policy.networks[0]
+    return "none" if spec.network == "none" else policy.networks[policy.networks.index(spec.network)]
+
+
+def _mount(asked: Mount, rule: MountRule) -> dict[str, Any]:
+    """A folder or volume of the operator's at the place that the job wants it.
+
+    Neither what is mounted below the folder nor what the host will mount there comes along: an engine before 25 leaves
+    such mounts writable where the folder itself is not.
+    """
+    mount = {"Source": rule.source, "Target": asked.path, "ReadOnly": not (asked.writable and rule.writable)}
+    if rule.source.startswith("/"):
+        return {"Type": "bind", **mount, "BindOptions": {"Propagation": "rprivate", "NonRecursive": True}}
+    return {"Type": "volume", **mount, "VolumeOptions": {"NoCopy": True}}

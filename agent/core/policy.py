@@ -7,7 +7,7 @@ there. Nothing here changes a job to make it fit: it is run as it is, or refused
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -15,8 +15,8 @@ from agent.core.secret_source import references
 from launch.core.image_patterns import matches
 from launch.core.quantity import show_duration, show_memory
 from launch.core.registry import parse_image
-from launch.job import JobSpec
-from launch.policy import AgentPolicy, ImageRules, Limits
+from launch.job import JobSpec, Mount
+from launch.policy import AgentPolicy, CapabilityRules, ImageRules, Limits, MountRule
 
 SHOWN = 10
 """So many allowed things a message lists."""
@@ -43,6 +43,10 @@ def denials(spec: JobSpec, policy: AgentPolicy) -> tuple[Denial, ...]:
     return (
         *_image(spec.image, policy.images),
         *asked,
+        *_network(spec.network, policy.networks),
+        *_mounts(spec.mounts, policy.mounts),
+        *_devices(spec.devices, policy.devices),
+        *_capabilities(spec.capabilities, policy.capabilities),
         *_limits(spec, policy.limits),
         *_secrets(spec, policy.secrets),
         *_inputs(spec, policy.inputs),
@@ -95,6 +99,33 @@ def _user(text: str, policy: AgentPolicy, what: str) -> Iterator[Denial]:
         yield Denial("users.allow_root", found, "user: a number that is not 0, such as 1000:1000")
     elif rules.uids is not None and uid not in rules.uids:
         yield Denial("users.uids", found, f"user: {_listed([str(one) for one in rules.uids])}")
+
+
+def _network(name: str | None, allowed: Sequence[str]) -> Iterator[Denial]:
+    if name is not None and name not in (*allowed, "none"):
+        yield Denial("networks", f"network '{name}'", _listed([*allowed, "none"]))
+
+
+def _mounts(asked: Sequence[Mount], allowed: Mapping[str, MountRule]) -> Iterator[Denial]:
+    for mount in asked:
+        rule = allowed.get(mount.name)
+        if rule is None:
+            yield Denial("mounts", f"mount '{mount.name}'", _listed(list(allowed)))
+        elif mount.writable and not rule.writable:
+            yield Denial(f"mounts.{mount.name}", "writable: true", "to read it")
+
+
+def _devices(asked: Sequence[str], allowed: Mapping[str, object]) -> Iterator[Denial]:
+    for name in asked:
+        if name not in allowed:
+            yield Denial("devices", f"device '{name}'", _listed(list(allowed)))
+
+
+def _capabilities(asked: Sequence[str], rules: CapabilityRules) -> Iterator[Denial]:
+    allowed = rules.had.union(rules.allow)
+    for name in asked:
+        if name not in allowed:
+            yield Denial("capabilities.allow", name, _listed(rules.allow))
 
 
 def _limits(spec: JobSpec, limits: Limits) -> Iterator[Denial]:

@@ -146,6 +146,12 @@ REFUSALS: Final = (
         phrases=("unknown runtime",),
     ),
     Refusal(
+        Reason.ENGINE_ERROR,
+        "this worker lacks what its agent.yaml names; make it there, or take it out of the file",
+        steps=(*CREATE, *START),
+        phrases=("bind source path does not exist", "error gathering device information"),
+    ),
+    Refusal(
         Reason.INVALID_SPEC,
         "the engine can't make such a container",
         steps=CREATE,
@@ -163,7 +169,7 @@ REFUSALS: Final = (
         Reason.INVALID_SPEC,
         "a mount can't be made",
         steps=START,
-        phrases=("error mounting", "invalid mount", "bind source path does not exist"),
+        phrases=("error mounting", "invalid mount"),
     ),
     Refusal(
         Reason.INVALID_SPEC,

@@ -51,7 +51,7 @@ class CutEngine(DockerEngine):
 
 
 def config_of(spec: JobSpec, job: JobId) -> dict[str, Any]:
-    config = container_config(spec, job, 1, "agent", "reply", ContainerPolicy(network="none"), (), env={})
+    config = container_config(spec, job, 1, "agent", "reply", ContainerPolicy(networks=("none",)), (), env={})
     return {**config, "Tty": spec.tty}
 
 

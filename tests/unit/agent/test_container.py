@@ -17,7 +17,7 @@ from agent.core.container import (
 )
 from agent.ports import ImageInfo
 from launch.job import JobSpec, Resources
-from launch.policy import DROPPED_CAPABILITIES
+from launch.policy import DROPPED_CAPABILITIES, AgentPolicy
 from launch.subjects import LABEL_ACK, LABEL_AGENT, LABEL_ATTEMPT, LABEL_QUEUE, LABEL_SEQ, JobId
 
 JOB = JobId("gpu-training-queue", 42)
@@ -88,7 +88,9 @@ def test_the_default_is_the_safe_one() -> None:
 
 
 def test_the_policy_decides() -> None:
-    policy = ContainerPolicy(network="none", cap_drop=("ALL",), no_new_privileges=False, pids_limit=7, log_file_bytes=9)
+    policy = ContainerPolicy(
+        networks=("none",), cap_drop=("ALL",), no_new_privileges=False, pids_limit=7, log_file_bytes=9
+    )
     host = config_of(policy)["HostConfig"]
     assert (host["NetworkMode"], host["CapDrop"], host["SecurityOpt"], host["PidsLimit"]) == ("none", ["ALL"], [], 7)
     assert host["LogConfig"]["Config"] == {"max-size": "9", "max-file": "2"}
@@ -191,3 +193,84 @@ def test_a_job_can_set_anything_but_what_we_set(env: dict[str, str]) -> None:
         "LAUNCH_METRICS": "/launch/metrics/metrics.jsonl",
     }
     assert found == {**env, **ours}
+
+
+RULES = ContainerPolicy.of(
+    AgentPolicy.model_validate(
+        {
+            "networks": ["bridge", "training"],
+            "mounts": {"data": {"source": "/srv/data"}, "scratch": {"source": "scratch", "writable": True}},
+            "devices": {"rdma": ["/dev/infiniband/uverbs0", "/dev/infiniband/rdma_cm"]},
+            "capabilities": {"add": ["CHOWN"], "allow": ["SYS_PTRACE"]},
+        }
+    )
+)
+
+
+def test_what_a_job_asks_for_by_name_is_what_the_policy_says_it_is() -> None:
+    host = config_of(
+        RULES,
+        network="training",
+        mounts=[{"name": "data", "path": "/data"}, {"name": "scratch", "path": "/scratch", "writable": True}],
+        devices=["rdma"],
+        capabilities=["SYS_PTRACE"],
+    )["HostConfig"]
+    assert host["NetworkMode"] == "training"
+    assert host["Mounts"][len(FOLDERS) :] == [
+        {
+            "Type": "bind",
+            "Source": "/srv/data",
+            "Target": "/data",
+            "ReadOnly": True,
+            "BindOptions": {"Propagation": "rprivate", "NonRecursive": True},
+        },
+        {
+            "Type": "volume",
+            "Source": "scratch",
+            "Target": "/scratch",
+            "ReadOnly": False,
+            "VolumeOptions": {"NoCopy": True},
+        },
+    ]
+    assert [(one["PathOnHost"], one["CgroupPermissions"]) for one in host["Devices"]] == [
+        ("/dev/infiniband/uverbs0", "rw"),
+        ("/dev/infiniband/rdma_cm", "rw"),
+    ]
+    assert host["CapAdd"] == ["CHOWN", "SYS_PTRACE"]
+
+
+def test_who_asks_for_nothing_gets_nothing_of_it() -> None:
+    host = config_of(RULES)["HostConfig"]
+    assert (host["NetworkMode"], len(host["Mounts"]), host["CapAdd"]) == ("bridge", len(FOLDERS), ["CHOWN"])
+    assert "Devices" not in host
+
+
+def test_even_past_the_policy_nothing_else_gets_through() -> None:
+    """`denials` has said no before; here it would be a bug that asks."""
+    for asked in (
+        {"network": "host"},
+        {"mounts": [{"name": "x", "path": "/x"}]},
+        {"devices": ["x"]},
+    ):
+        with pytest.raises((KeyError, ValueError)):
+            config_of(RULES, **asked)
+    host = config_of(RULES, capabilities=["SYS_ADMIN"], mounts=[{"name": "data", "path": "/x", "writable": True}])
+    assert host["HostConfig"]["CapAdd"] == ["CHOWN"]
+    assert host["HostConfig"]["Mounts"][-1]["ReadOnly"] is True
+
+
+THROUGH = {
+    "Init", "AutoRemove", "RestartPolicy", "NetworkMode", "IpcMode", "Privileged", "CapDrop", "CapAdd", "SecurityOpt",
+    "PidsLimit", "OomScoreAdj", "Mounts", "LogConfig", "NanoCpus", "Memory", "MemorySwap", "ShmSize", "DeviceRequests",
+    "Devices",
+}  # fmt: skip
+
+
+def test_every_option_of_the_host_that_is_ever_set_is_known() -> None:
+    """A new one is a decision: it stands here, and in docs/security.md."""
+    everything = config_of(
+        RULES, ("GPU-a",), resources={"cpu": 1, "gpu": 1, "memory": "1Gi"}, shm_size="1Gi", network="none",
+        mounts=[{"name": "data", "path": "/data"}], devices=["rdma"], capabilities=["SYS_PTRACE"], tty=True,
+        user="1000", workdir="/w", entrypoint=["a"], command=["b"], env={"A": "b"}, labels={"privileged": "true"},
+    )  # fmt: skip
+    assert set(everything["HostConfig"]) == THROUGH

@@ -192,7 +192,7 @@ def test_the_default_refuses_no_job(image: str, user: str | None, cpu: float | N
 @pytest.mark.parametrize("network", ["host", "HOST", "container:abc", "ns:/proc/1/ns/net", "", "-x", "default"])
 def test_no_network_but_of_its_own(network: str) -> None:
     with pytest.raises(ValidationError, match="allowed: bridge, none"):
-        policy_of(network=network)
+        policy_of(networks=[network])
 
 
 @pytest.mark.parametrize("name", ["SYS_ADMIN", "CAP_NET_ADMIN", "ALL", "sys_module", "DAC_READ_SEARCH", "BPF", ""])
@@ -203,11 +203,11 @@ def test_no_capability_that_leads_out_can_be_added(name: str) -> None:
 
 def test_what_a_policy_grants_is_in_the_container() -> None:
     rules = policy_of(
-        network="none", capabilities={"drop": ["all"], "add": ["cap_chown", "SYS_PTRACE"]}, limits={"pids": "100"}
+        networks=["none"], capabilities={"drop": ["all"], "add": ["cap_chown", "SYS_PTRACE"]}, limits={"pids": "100"}
     )
     made = ContainerPolicy.of(rules)
-    assert (made.network, made.cap_drop, made.cap_add, made.pids_limit) == (
-        "none",
+    assert (made.networks, made.cap_drop, made.cap_add, made.pids_limit) == (
+        ("none",),
         ("ALL",),
         ("CHOWN", "SYS_PTRACE"),
         100,
@@ -220,3 +220,97 @@ def test_what_a_policy_grants_is_in_the_container() -> None:
 def test_a_pattern_that_could_not_match_is_refused(pattern: str) -> None:
     with pytest.raises(ValidationError, match="begins with the registry"):
         policy_of(images={"allow": [pattern]})
+
+
+# -- what jobs ask for by name ----------------------------------------------------------------------------------------
+
+RULES = policy_of(
+    networks=["bridge", "training"],
+    mounts={"data": {"source": "/srv/data"}, "scratch": {"source": "scratch-volume", "writable": "true"}},
+    devices={"rdma": ["/dev/infiniband/uverbs0"]},
+    capabilities={"drop": ["ALL"], "add": ["CHOWN"], "allow": ["SYS_PTRACE"]},
+)
+
+
+@pytest.mark.parametrize(
+    ("asked", "rule", "words"),
+    [
+        ({"network": "host"}, "networks", "network 'host'; allowed: bridge, training, none"),
+        ({"network": "Bridge"}, "networks", "network 'Bridge'; allowed: "),
+        ({"mounts": [{"name": "root", "path": "/x"}]}, "mounts", "mount 'root'; allowed: data, scratch"),
+        (
+            {"mounts": [{"name": "data", "path": "/x", "writable": True}]},
+            "mounts.data",
+            "writable: true; allowed: to read",
+        ),
+        ({"devices": ["rdma", "kvm"]}, "devices", "device 'kvm'; allowed: rdma"),
+        ({"capabilities": ["sys_admin"]}, "capabilities.allow", "SYS_ADMIN; allowed: SYS_PTRACE"),
+        ({"capabilities": ["KILL"]}, "capabilities.allow", "KILL; allowed: SYS_PTRACE"),
+        ({"capabilities": ["ALL"]}, "capabilities.allow", "ALL; allowed: SYS_PTRACE"),
+    ],
+)
+def test_a_name_that_the_policy_lacks_is_refused(asked: dict[str, Any], rule: str, words: str) -> None:
+    (found,) = denials(job_of(**asked), RULES)
+    assert found.rule == rule
+    assert words in str(found)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"network": "bridge"},
+        {"network": "none"},
+        {"network": "training"},
+        {"mounts": [{"name": "data", "path": "/x"}, {"name": "scratch", "path": "/y", "writable": True}]},
+        {"devices": ["rdma"]},
+        {"capabilities": ["CAP_SYS_PTRACE", "CHOWN"]},
+    ],
+)
+def test_a_name_that_the_policy_has_is_allowed(asked: dict[str, Any]) -> None:
+    assert denials(job_of(**asked), RULES) == ()
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"network": "training"},
+        {"network": "host"},
+        {"mounts": [{"name": "data", "path": "/x"}]},
+        {"devices": ["rdma"]},
+        {"capabilities": ["SYS_PTRACE"]},
+        {"capabilities": ["NET_RAW"]},
+    ],
+)
+def test_by_default_there_is_nothing_to_ask_for(asked: dict[str, Any]) -> None:
+    assert len(denials(job_of(**asked), AgentPolicy())) == 1
+
+
+def test_by_default_a_job_may_have_no_network_and_name_what_it_has_anyway() -> None:
+    assert broken(AgentPolicy(), network="none", capabilities=["CHOWN", "KILL"]) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "/", "/etc", "/etc/ssl", "/var", "/var/run/docker.sock", "/run", "/var/lib/docker/volumes", "/proc/1", "/dev",
+        "/srv/../etc", "srv/data", "//etc", "/srv//x", ".", "",
+    ],
+)  # fmt: skip
+def test_no_folder_that_is_the_machine_can_be_named(source: str) -> None:
+    with pytest.raises(ValidationError, match="allowed: "):
+        policy_of(mounts={"x": {"source": source}})
+
+
+@pytest.mark.parametrize("source", ["/srv/data", "/var/data", "/etcetera", "/home/x/", "datasets", "my.volume-1"])
+def test_folders_and_volumes_can_be_named(source: str) -> None:
+    assert policy_of(mounts={"x": {"source": source}}).mounts["x"].source == source.rstrip("/")
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/dev", "/dev/", "/dev/mem", "/dev/sda", "/dev/nvme0n1p1", "/dev/mapper/root", "/dev/disk/by-id/x", "/dev/../etc",
+     "/etc/passwd", "fuse", "/dev/loop0", "/dev/kmsg"],
+)  # fmt: skip
+def test_no_disk_and_no_memory_can_be_named_as_a_device(path: str) -> None:
+    with pytest.raises(ValidationError, match="allowed: a device's path"):
+        policy_of(devices={"x": [path]})

@@ -101,3 +101,42 @@ def test_a_spec_does_not_change() -> None:
     spec = JobSpec(image="python:3.12")
     with pytest.raises(ValidationError):
         spec.image = "other"  # type: ignore[misc]  # that is the point
+
+
+@pytest.mark.parametrize(
+    "mounts",
+    [
+        [{"name": "a", "path": "/x"}, {"name": "b", "path": "/x"}],
+        [{"name": "a", "path": "/x"}, {"name": "b", "path": "/x/y"}],
+        [{"name": "a", "path": "/launch/inputs"}],
+        [{"name": "a", "path": "/proc"}],
+        [{"name": "a", "path": "/dev/shm"}],
+        [{"name": "a", "path": "/"}],
+        [{"name": "a", "path": "data"}],
+        [{"name": "/etc", "path": "/data"}],
+        ["/:/host"],
+    ],
+)
+def test_a_mount_hides_nothing_and_names_no_path_of_the_host(mounts: list[object]) -> None:
+    with pytest.raises(ValidationError, match="mounts"):
+        JobSpec.model_validate({"image": "x", "mounts": mounts})
+
+
+def test_mounts_beside_each_other_are_taken() -> None:
+    spec = JobSpec.model_validate(
+        {"image": "x", "mounts": [{"name": "a", "path": "/x/"}, {"name": "a", "path": "/xy"}]}
+    )
+    assert [mount.path for mount in spec.mounts] == ["/x", "/xy"]
+
+
+@pytest.mark.parametrize(
+    "put",
+    [
+        {"inputs": [{"job": "q/1", "path": "/x/y"}]},
+        {"inputs": [{"job": "q/1", "path": "/x"}]},
+        {"code": {"sha256": "a" * 64, "size": 1}, "workdir": "/x/"},
+    ],
+)
+def test_nothing_is_unpacked_into_a_mount(put: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="in the mount 'a'; allowed: another path"):
+        JobSpec.model_validate({"image": "x", "mounts": [{"name": "a", "path": "/x", "writable": True}], **put})

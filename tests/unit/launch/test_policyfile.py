@@ -18,9 +18,11 @@ images:
   allow: [ghcr.io/acme/*, "docker.io/library/python:3.*"]
   deny: [ghcr.io/acme/old-*]
   by_digest: false
-network: none
+networks: [none, training]
+mounts: {datasets: {source: /srv/datasets}, scratch: {source: scratch-volume, writable: true}}
+devices: {infiniband: [/dev/infiniband/uverbs0, /dev/infiniband/rdma_cm]}
 users: {allow_root: false, uids: [1000, 1001]}
-capabilities: {drop: [ALL], add: [CHOWN]}
+capabilities: {drop: [ALL], add: [CHOWN], allow: [CAP_SYS_PTRACE]}
 limits: {cpu: 8, memory: 32Gi, gpu: 1, shm_size: 8Gi, timeout: 12h, pids: 2048}
 secrets: [team-a/*]
 inputs: [s3://acme-data/public]
@@ -41,26 +43,31 @@ def test_the_whole_of_a_file_is_read(tmp_path: Path) -> None:
 
 
 def test_what_is_left_out_is_as_without_a_file(tmp_path: Path) -> None:
-    assert load_policy(write(tmp_path, "network: bridge\n")) == AgentPolicy()
+    assert load_policy(write(tmp_path, "networks: [bridge]\n")) == AgentPolicy()
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("imagse: {}", "agent.yaml: imagse: found an unknown key; allowed: images, network"),
+        ("imagse: {}", "agent.yaml: imagse: found an unknown key; allowed: images, networks"),
         ("imagse: {}", "did you mean 'images'?"),
         (
             "images: {alow: []}",
             "images.alow: found an unknown key; allowed: allow, deny, by_digest; did you mean 'allow'?",
         ),
         ("privileged: true", "privileged: found an unknown key"),
-        ("network: host", "network: found 'host'; allowed: bridge, none"),
+        ("networks: [host]", "networks.0: found 'host'; allowed: bridge, none"),
         ("capabilities: {add: [SYS_ADMIN]}", "found 'SYS_ADMIN'; allowed: AUDIT_WRITE"),
         ("users: {allow_root: perhaps}", "users.allow_root: found 'perhaps'; allowed: true or false"),
         ("users: {uids: []}", "users.uids: "),
         ("limits: {memory: much}", "limits.memory: found 'much'"),
         ("limits: {pids: 1}", "limits.pids: found '1'; allowed: at least 16"),
         ("images: {allow: [python]}", "allowed: a pattern that begins with the registry"),
+        ("mounts: {x: {source: /etc}}", "mounts.x.source: found '/etc'; allowed: a folder that neither is"),
+        ("mounts: {x: {sorce: /srv}}", "mounts.x.sorce: found an unknown key"),
+        ("mounts: {X: {source: /srv}}", "mounts.X: found 'X'; allowed: 1 to 63 of a-z"),
+        ("devices: {x: [/dev/sda]}", "devices.x.0: found '/dev/sda'; allowed: a device's path below /dev"),
+        ("networks: []", "networks: "),
         ("inputs: [/data]", "allowed: s3://bucket"),
         ("", "found nothing; allowed: the keys images"),
         ("a: &a [*a]", "agent.yaml: "),
