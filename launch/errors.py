@@ -75,6 +75,10 @@ class BrokerUnavailable(BrokerError):
     """NATS can't be reached, or did not answer in time. The operation may or may not have taken effect."""
 
 
+class LoginRefused(BrokerUnavailable):
+    """NATS does not let us in with this login, or hung up while we logged in."""
+
+
 class BrokerUnsuitable(BrokerError):
     """The server is too old, or JetStream is off: nothing here can work with it."""
 

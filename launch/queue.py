@@ -24,6 +24,9 @@ class LocalProvider(Spec):
     """CPUs that one agent offers. Unset: the machine's, divided by `max_instances`."""
     memory: Memory | None = None
     """Memory that one agent offers. Unset: the machine's, divided by `max_instances`."""
+    credentials: Annotated[str, Field(pattern=r"^[/~]", max_length=4096)] | None = None
+    """The agents' login to NATS: a .creds file, or one with an nkey's seed, on the scaler's machine, such as
+    /etc/launch/agent.nk. Unset: the scaler's own, if that may work as an agent."""
 
     if TYPE_CHECKING:
 
@@ -33,6 +36,7 @@ class LocalProvider(Spec):
             type: Literal["local"] = "local",  # noqa: A002  (the field's name)
             cpu: Scalar | None = None,
             memory: Scalar | None = None,
+            credentials: str | None = None,
         ) -> None: ...
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 
-from launch.errors import Conflict
-from launch.ports import Broker, Clock, Documents
+from launch.errors import Conflict, NotPermitted
+from launch.ports import Broker, Cancels, Clock, Documents
 from launch.queue import LocalProvider as LocalSpec
 from launch.queue import QueueSpec
 from launch.queue import StaticProvider as StaticSpec
 from scaler.adapters.local import LocalProvider
+from scaler.adapters.local_login import agent_login
 from scaler.adapters.static import StaticProvider
 from scaler.leader import Identity
 from scaler.ports import Provider
@@ -50,7 +53,14 @@ async def run(
     settings = settings or ScalerSettings()
 
     async def usual(spec: QueueSpec) -> Provider:
-        return await provider_for(spec, broker.documents, data_dir=data_dir, server_url=server_url, clock=clock)
+        return await provider_for(
+            spec,
+            broker.documents,
+            data_dir=data_dir,
+            server_url=server_url,
+            clock=clock,
+            own_login_fits=await _may_be_agent(broker.cancels, spec),
+        )
 
     async with asyncio.TaskGroup() as tasks:
         agents = Agents(broker, clock)
@@ -78,15 +88,28 @@ async def run(
 
 
 async def provider_for(
-    spec: QueueSpec, documents: Documents, *, data_dir: Path, server_url: str, clock: Clock, only_look: bool = False
+    spec: QueueSpec,
+    documents: Documents,
+    *,
+    data_dir: Path,
+    server_url: str,
+    clock: Clock,
+    only_look: bool = False,
+    own_login_fits: bool = True,
 ) -> Provider:
     """The provider that a queue's spec names. Raises `ProviderUnavailable` or `ProviderUnsuitable`.
 
     `only_look`: it is not going to be asked to start or stop anything, so it may be another scaler's at the same time.
+    `own_login_fits`: agents on this machine may log in as the scaler does, where no login of their own is there.
     """
     if isinstance(spec.provider, LocalSpec):
         return await LocalProvider.open(
-            spec.queue_name, data_dir=data_dir, server_url=server_url, clock=clock, only_look=only_look
+            spec.queue_name,
+            data_dir=data_dir,
+            server_url=server_url,
+            clock=clock,
+            only_look=only_look,
+            login_of=partial(agent_login, data_dir=data_dir, server_url=server_url, own_fits=own_login_fits),
         )
     if isinstance(spec.provider, StaticSpec):
         return StaticProvider()
@@ -95,6 +118,18 @@ async def provider_for(
 
     cluster = await cluster_name(documents)
     return await AwsProvider.open(spec, cluster=cluster, server_url=server_url, clock=clock)
+
+
+async def _may_be_agent(cancels: Cancels, spec: QueueSpec) -> bool:
+    """Whether our login may do what, of all roles but the admin's, only an agent of this queue may: hear of cancels."""
+    if not isinstance(spec.provider, LocalSpec):
+        return True
+    try:
+        async with aclosing(cancels.heard(spec.queue_name)) as heard:
+            await anext(heard)
+    except NotPermitted:
+        return False
+    return True
 
 
 async def cluster_name(documents: Documents) -> str:

@@ -59,13 +59,15 @@ def with_client(ctx: typer.Context, server: str | None, main: Callable[[Client],
     """Connect, run `main`, disconnect."""
     from launch.adapters import nats
     from launch.client import Client
-    from launch.errors import BrokerUnavailable, NotFound
+    from launch.errors import BrokerUnavailable, LoginRefused, NotFound
 
     found = endpoint(ctx, server)
 
     async def session() -> T:
         try:
             broker = await nats.connect(found.url, name="launch-cli", credentials=found.credentials)
+        except LoginRefused:
+            raise
         except BrokerUnavailable as error:
             if found.named:
                 raise BrokerUnavailable(error.message, hint=f"the address is from {found.source}") from None

@@ -30,6 +30,7 @@ from launch.ports import Clock
 from launch.queue import LocalProvider as LocalSpec
 from launch.queue import QueueSpec
 from scaler.adapters.local_files import LocalFiles, Note
+from scaler.adapters.local_login import LoginOf, as_the_scaler, environment, without_login
 from scaler.adapters.process import AgentProcess, Found, find, spawn
 from scaler.core.instance import Instance, InstanceState, StopMode
 from scaler.core.intent import Intent
@@ -50,8 +51,18 @@ class _Agent:
 class LocalProvider:
     """`scaler.ports.Provider` for one queue. Make it with `open`."""
 
-    def __init__(self, queue: str, files: LocalFiles, *, server_url: str, clock: Clock, command: Sequence[str]) -> None:
+    def __init__(
+        self,
+        queue: str,
+        files: LocalFiles,
+        *,
+        server_url: str,
+        clock: Clock,
+        command: Sequence[str],
+        login_of: LoginOf,
+    ) -> None:
         self._queue = queue
+        self._login_of = login_of
         self._files = files
         self._server_url = server_url
         self._clock = clock
@@ -77,13 +88,15 @@ class LocalProvider:
         clock: Clock,
         command: Sequence[str] = COMMAND,
         only_look: bool = False,
+        login_of: LoginOf = as_the_scaler,
     ) -> LocalProvider:
         """Take the queue's lock and find the agents of an earlier scaler. Raises `ProviderUnavailable`.
 
         `command` is what an agent is started with, before its own arguments. With `only_look` another scaler may have
-        the lock: nothing is started, ended or written then.
+        the lock: nothing is started, ended or written then. `login_of` says whom a queue's agents log in as.
         """
-        provider = cls(queue, LocalFiles(data_dir, queue), server_url=server_url, clock=clock, command=command)
+        files = LocalFiles(data_dir, queue)
+        provider = cls(queue, files, server_url=server_url, clock=clock, command=command, login_of=login_of)
         provider._only_look = only_look
         try:
             if not only_look:
@@ -113,9 +126,11 @@ class LocalProvider:
         return Amount(cpu_milli=cpu_milli, memory_bytes=memory_bytes, gpus=len(self._gpus) // parts, slots=slots)
 
     async def propose(self, spec: QueueSpec, count: int) -> Proposal:
-        """See `Provider`. The request is what an agent is started with."""
+        """See `Provider`. The request is what an agent is started with. Raises `ProviderUnsuitable` without a login."""
         capacity = await self.capacity(spec)
-        request = json.dumps({"command": self._command, "capacity": capacity.model_dump()}, sort_keys=True)
+        login = await asyncio.to_thread(self._login_of, spec)
+        asked = {"command": self._command, "capacity": capacity.model_dump()}
+        request = json.dumps(asked | ({"login": str(login)} if login else {}), sort_keys=True)
         config = hashlib.sha256(request.encode()).hexdigest()[:12]
         size = f"{show_cpu(capacity.cpu_milli)} CPU, {show_memory(capacity.memory_bytes)}"
         return Proposal(count, request, config, capacity, f"agents on this machine with {size} each")
@@ -212,8 +227,9 @@ class LocalProvider:
         taken = {gpu for agent in self._agents.values() for gpu in agent.note.gpus}
         gpus = [gpu for gpu in self._gpus if gpu not in taken][: intent.capacity.gpus]
         note = await asyncio.to_thread(self._files.reserve, intent, gpus, self._clock.now())
-        command, env = self._agent_command(note)
+        login = json.loads(intent.request).get("login")
         try:
+            command, env = await asyncio.to_thread(self._agent_command, note, Path(login) if login else None)
             log = await asyncio.to_thread(self._files.fresh_log, note.agent_id)
             child, found = await asyncio.to_thread(spawn, command, log=log, env=env)
         except OSError:
@@ -229,8 +245,11 @@ class LocalProvider:
         agent.note = agent.note.model_copy(update={"stopping": True})
         self._files.write(agent.note)
 
-    def _agent_command(self, note: Note) -> tuple[Sequence[str], Mapping[str, str]]:
+    def _agent_command(self, note: Note, login: Path | None) -> tuple[Sequence[str], Mapping[str, str]]:
+        """What an agent is started with. Blocks. Raises `OSError` if its login can't be read."""
         capacity = note.capacity
+        env = environment(os.environ, login)
+        url = without_login(self._server_url) if login else self._server_url
         command = [
             *self._command,
             *("--queue", self._queue),
@@ -240,10 +259,10 @@ class LocalProvider:
             *("--gpus", ",".join(note.gpus) or "none"),
             *("--max-jobs", str(capacity.slots)),
         ]
-        if "@" in self._server_url:
+        if "@" in url:
             # An address with a password in it is nothing for a command line, which every user of the machine can read.
-            return command, {**os.environ, "NATS_URL": self._server_url}
-        return [*command, "--server", self._server_url], os.environ
+            return command, {**env, "NATS_URL": url}
+        return [*command, "--server", url], env
 
     async def _adopt(self) -> None:
         for note in await asyncio.to_thread(self._files.notes):

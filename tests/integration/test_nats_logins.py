@@ -12,7 +12,7 @@ from launch import server_users
 from launch.adapters import nats
 from launch.adapters.nats import NatsBroker
 from launch.core.roles import Role, permissions
-from launch.errors import BrokerUnavailable, LaunchError, NotPermitted
+from launch.errors import BrokerUnavailable, LaunchError, LoginRefused, NotPermitted
 from launch.login import Credentials, Login
 from launch.queue import QueueSpec, StaticProvider
 from tests.support.jwt import Operator
@@ -84,7 +84,7 @@ async def test_users_passwords_and_tls_of_the_committed_configuration(
     for role in ROLES:
         await (await nats.connect(server.url, name="test", credentials=login(role))).close()
     for refused in (login(Role.PUBLISHER, password="wrong"), Login(ca=authority.certificate)):
-        with pytest.raises(BrokerUnavailable, match=r"(Authorization Violation|hung up).*NATS_PASSWORD"):
+        with pytest.raises(LoginRefused, match=r"(Authorization Violation|hung up).*NATS_PASSWORD"):
             await nats.connect(server.url, name="test", credentials=refused)
     with pytest.raises(BrokerUnavailable, match=r"certificate"):
         await nats.connect(server.url, name="test", credentials=Login(user=Role.ADMIN, password=passwords[Role.ADMIN]))
@@ -136,7 +136,7 @@ async def test_a_creds_file_of_an_operator(fresh_nats: Started, tmp_path: Path) 
     await (await made_queue(server.url, files[Role.ADMIN])).close()
     await submits_and_no_more(server.url, files[Role.PUBLISHER])
     Operator().user(files[Role.ADMIN], (">",), (">",))
-    with pytest.raises(BrokerUnavailable, match=r"Authorization Violation.*NATS_CREDS"):
+    with pytest.raises(LoginRefused, match=r"Authorization Violation.*NATS_CREDS"):
         await nats.connect(server.url, name="test", credentials=files[Role.ADMIN])
 
 

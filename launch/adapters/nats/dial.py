@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from launch.adapters.nats.failures import shown, translated
-from launch.errors import BrokerUnavailable
+from launch.errors import BrokerUnavailable, LoginRefused
 
 _START_ONE = "is it running? `launch up` starts one; --server or NATS_URL names another"
 _REFUSALS = ("authorization", "authentication", "credentials")
@@ -76,7 +76,7 @@ class Dial:
             self._hopeless.set()
 
     async def done(self, connecting: Coroutine[Any, Any, None], timeout_s: float) -> None:
-        """Raises `BrokerUnavailable` once every server has failed, one has refused us, or the time is over."""
+        """Raises `LoginRefused` if one has refused us, `BrokerUnavailable` once all have failed or the time is over."""
         dial = asyncio.ensure_future(connecting)
         hopeless = asyncio.ensure_future(self._hopeless.wait())
         try:
@@ -85,10 +85,10 @@ class Dial:
                 cause = self._errors[-1] if self._errors else None
                 hung_up = isinstance(cause, BrokenPipeError | ConnectionResetError)
                 text = _HUNG_UP if hung_up else cause or "no answer in time"
-                raise BrokerUnavailable(
-                    f"can't connect to NATS at {shown(self._url)}: {text}",
-                    hint=_LOG_IN if hung_up or (cause is not None and _refused(cause)) else None,
-                ) from cause
+                message = f"can't connect to NATS at {shown(self._url)}: {text}"
+                if hung_up or (cause is not None and _refused(cause)):
+                    raise LoginRefused(message, hint=_LOG_IN) from cause
+                raise BrokerUnavailable(message) from cause
             with translated(f"connect to {shown(self._url)}"):
                 dial.result()
         finally:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -19,8 +20,9 @@ from launch.queue import LocalProvider as LocalSpec
 from launch.queue import QueueSpec
 from scaler.adapters.local import LocalProvider
 from scaler.adapters.local_files import LocalFiles, Note
+from scaler.adapters.local_login import LoginOf, agent_login, as_the_scaler
 from scaler.core.instance import InstanceState, StopMode
-from scaler.ports import ProviderUnavailable
+from scaler.ports import ProviderUnavailable, ProviderUnsuitable
 from tests.unit.scaler.launching import launch
 from tests.unit.scaler.stub_agent import StubAgents
 
@@ -43,6 +45,7 @@ class Bench:
         patience: int = 0,
         server_url: str = "nats://h:4222",
         command: list[str] | None = None,
+        login_of: LoginOf = as_the_scaler,
     ) -> LocalProvider:
         provider = await LocalProvider.open(
             queue,
@@ -50,6 +53,7 @@ class Bench:
             server_url=server_url,
             clock=SystemClock(),
             command=command or self.stubs.command(patience=patience),
+            login_of=login_of,
         )
         self.opened.append(provider)
         return provider
@@ -97,6 +101,35 @@ async def test_a_password_is_not_put_on_the_command_line(bench: Bench) -> None:
     assert "--server" not in bench.stubs.arguments[instance.agent_id]
     pid = bench.files.notes()[0].pid
     assert psutil.Process(pid).environ()["NATS_URL"] == "nats://me:secret@h:4222"
+
+
+@pytest.mark.parametrize(
+    ("text", "variable"), [("-----BEGIN NATS USER JWT-----\n", "NATS_CREDS"), ("SUAB\n", "NATS_NKEY")]
+)
+async def test_an_agent_has_its_own_login_and_not_the_scalers(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, variable: str
+) -> None:
+    scalers = {"NATS_CREDS": "/s", "NATS_NKEY": "/s", "NATS_USER": "s", "NATS_PASSWORD": "s", "NATS_INBOX_PREFIX": "s"}
+    for name, value in scalers.items():
+        monkeypatch.setenv(name, value)
+    login = tmp_path / "agent.login"
+    login.write_text(text)
+    spec = QueueSpec(queue_name="work", provider=LocalSpec(credentials=str(login)))
+    provider = await bench.open(
+        server_url="nats://scaler:secret@h:4222,nats://scaler:secret@i:4222",
+        login_of=partial(agent_login, data_dir=bench.data_dir, server_url="", own_fits=False),
+    )
+    (instance,) = await launch(provider, spec, 1, "a")
+    await bench.stubs.until_up(instance.agent_id)
+    arguments = bench.stubs.arguments[instance.agent_id]
+    assert arguments[arguments.index("--server") + 1] == "nats://h:4222,nats://i:4222"
+    found = psutil.Process(bench.files.notes()[0].pid).environ()
+    assert {name: found[name] for name in scalers if name in found} == {variable: str(login)}
+    login.unlink()
+    with pytest.raises(ProviderUnsuitable, match=r"agents of queue work are to log in by .*agent\.login"):
+        await provider.propose(spec, 1)
+    with pytest.raises(ProviderUnsuitable, match=r"none is there for agents .*provider\.credentials"):
+        await provider.propose(SPEC, 1)
 
 
 async def test_an_agent_finds_the_secrets_that_the_scaler_was_given(
