@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -76,12 +76,8 @@ class Resolved:
     cure: str | None = None
 
 
-class Refusals(Protocol):
-    """Judges by an agent's policy, as the agent would."""
-
-    def __call__(self, policy: Mapping[str, Any], spec: JobSpec) -> str | None:
-        """Why that policy refuses the job; None if it does not, or can't be understood here."""
-        ...
+Refusals = Callable[[Mapping[str, Any], JobSpec], str | None]
+"""Why an agent of that policy refuses the job; None if it does not, or if the policy can't be understood here."""
 
 
 class Engine(Protocol):

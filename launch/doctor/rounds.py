@@ -53,14 +53,13 @@ class World:
 
 async def examine(world: World, *, only: str | None = None, job: JobId | None = None) -> list[Finding]:
     """Every check: of one queue (`only`), or of all; of one job, or of the oldest ones that wait."""
-    async with asyncio.TaskGroup() as group:
-        docker = _Docker(world)
-        of_docker = group.create_task(docker.look(), name="doctor-engine")
-        try:
+    docker = _Docker(world)
+    try:
+        async with asyncio.TaskGroup() as group:
+            of_docker = group.create_task(docker.look(), name="doctor-engine")
             return await _Rounds(world, docker, of_docker, job.queue if job is not None else only, job).run()
-        finally:
-            of_docker.cancel()
-            await docker.close()
+    finally:
+        await docker.close()
 
 
 class _Docker:
