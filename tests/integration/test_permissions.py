@@ -3,12 +3,14 @@
 `LAUNCH_PRINT_MATRIX=1 pytest -s` prints the table as it was found.
 """
 
+import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 
 import pytest
+from nats.aio.msg import Msg
 
 from launch import server_users, subjects
 from launch.adapters import nats
@@ -24,6 +26,7 @@ from launch.subjects import JobId, Priority, WorkConsumer
 from tests.support.nats_server import NatsServer
 
 MINE, OTHER = "mine", "other"
+SECURITY = Path(__file__).resolve().parents[2] / "docs" / "security.md"
 ROLES = (Role.PUBLISHER, Role.OPERATOR, Role.AGENT, Role.SCALER, Role.VIEWER, Role.ADMIN)
 P, O, A, S, V, X = ROLES  # noqa: E741  (columns of a table)
 Call = Callable[[NatsBroker, Connection], Awaitable[object]]
@@ -211,11 +214,10 @@ def table(found: dict[str, dict[Role, bool]]) -> str:
 
 
 def test_the_documented_table_is_what_was_found() -> None:
-    documented = (Path(__file__).resolve().parents[2] / "docs" / "security.md").read_text()
     rows = {
         name: {role: role in roles or (role is S and scaler_may(name)) for role in ROLES} for name, _, roles in MATRIX
     }
-    assert table(rows) in documented
+    assert table(rows) in SECURITY.read_text()
 
 
 async def test_nobody_gets_in_without_a_key_and_none_hears_anothers_answers(secured: tuple[NatsServer, Path]) -> None:
@@ -229,6 +231,30 @@ async def test_nobody_gets_in_without_a_key_and_none_hears_anothers_answers(secu
         with pytest.raises(NotPermitted, match=r"may not subscribe to _INBOX\.>"):
             link.denials.check("_INBOX.>")
     await publisher.close()
+
+
+async def test_reply_subjects_get_past_the_roles_as_documented(secured: tuple[NatsServer, Path]) -> None:
+    """Not as it should be, but as docs/security.md says. Once it fails, the server checks them: say so there."""
+    server, home = secured
+    admin, publisher = await connected(server, home, X), await connected(server, home, P)
+    link, seen = publisher._connection, asyncio.Queue[Msg]()
+    forged = subjects.bucket_subject(subjects.JOBS_BUCKET, f"{OTHER}.9")
+    with pytest.raises(NotPermitted):
+        await link.publish_stored(forged, b"{}")
+    await publisher.jobs.publish(MINE, "train", b"forged")
+    async with admin._connection.subscription(forged, seen.put_nowait), asyncio.timeout(10):
+        await admin._connection.settled()
+        read = f"$JS.API.DIRECT.GET.{subjects.work_stream(MINE)}"
+        await link.publish(read, b'{"seq": 2}', reply=forged)
+        assert (await seen.get()).data == b"forged"
+        # A subscriber hears of it before the stream has it: ask until it has.
+        while (entry := await Bucket(admin._connection, subjects.JOBS_BUCKET).get(f"{OTHER}.9")) is None:
+            await link.publish(read, b'{"seq": 2}', reply=forged)
+            await seen.get()
+    assert entry.value == b"forged"
+    assert "The server answers where it is told to" in SECURITY.read_text()
+    await publisher.close()
+    await admin.close()
 
 
 async def test_a_role_that_may_not_make_streams_says_who_may(
