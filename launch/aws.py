@@ -10,13 +10,24 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, PlainSerializer, StringConstraints, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    StringConstraints,
+    WithJsonSchema,
+    model_validator,
+)
 
 from launch.core.reference import ALLOWED, PATTERN, is_reference, parse_reference
-from launch.fields import Labels, Scalar, Spec, Text
+from launch.fields import Labels, Scalar, Spec, Text, VisibleText
+from launch.policy import AgentPolicy
 
 MAX_USER_DATA = 8 * 1024
 """Bytes of the owner's own lines; EC2 takes 16 KiB in all."""
+MAX_AGENT_POLICY = 4 * 1024
+"""Bytes of the agents' policy as it is sent."""
 MAX_TAGS = 40
 """EC2 takes 50 in all."""
 MAX_TYPES = 20
@@ -103,6 +114,18 @@ def _user_data(value: object) -> object:
     return value
 
 
+def _agent_policy(value: object) -> object:
+    if isinstance(value, str):
+        raise ValueError(f"found {value[:80]!r}; allowed: the policy's keys (a file's name only in a queue's file)")
+    return value
+
+
+def _sendable(value: AgentPolicy) -> AgentPolicy:
+    if (size := len(value.text().encode())) > MAX_AGENT_POLICY:
+        raise ValueError(f"found a policy of {size} bytes as JSON; allowed: at most {MAX_AGENT_POLICY}")
+    return value
+
+
 def _tag_name(value: object) -> object:
     if not isinstance(value, str) or not re.fullmatch(r"[\w .:/=+@-]{1,128}", value):
         raise ValueError(f"found {str(value)[:80]!r}; allowed: 1 to 128 letters, digits, spaces and . : / = + @ - _")
@@ -148,8 +171,11 @@ Address = Annotated[str, BeforeValidator(_address), WithJsonSchema({"type": "str
 """A server's address, or where it lies."""
 Source = Annotated[str, BeforeValidator(_source), WithJsonSchema({"type": "string"})]
 Tags = Annotated[
-    dict[Annotated[str, BeforeValidator(_tag_name)], Annotated[Text, StringConstraints(max_length=256)]],
+    dict[Annotated[str, BeforeValidator(_tag_name)], Annotated[VisibleText, StringConstraints(max_length=256)]],
     Field(max_length=MAX_TAGS),
+]
+PolicySent = Annotated[
+    AgentPolicy, BeforeValidator(_agent_policy, json_schema_input_type=str | AgentPolicy), AfterValidator(_sendable)
 ]
 Volume = Annotated[int, BeforeValidator(_volume_size), WithJsonSchema({"type": ["integer", "string"]})]
 
@@ -171,7 +197,7 @@ class AwsProvider(Spec):
     """Workers are EC2 instances."""
 
     type: Literal["aws"] = "aws"
-    region: Text
+    region: Annotated[str, _like(r"[a-z0-9-]{1,63}", "a region, such as us-east-1")]
     """The AWS region, such as `us-east-1`."""
     instance_type: InstanceTypes
     """The EC2 instance type, such as `g4dn.xlarge`; or several, in the order in which they are tried."""
@@ -195,6 +221,9 @@ class AwsProvider(Spec):
     """Further tags of instances and volumes."""
     user_data: Annotated[str, BeforeValidator(_user_data)] | None = None
     """Further lines of bash that an instance runs before its agent starts."""
+    agent_policy: PolicySent | None = None
+    """What jobs may ask for: the keys of an `agent.yaml` or, in a queue's file, that file's path. Unset: the safe
+    default."""
     nats: NatsAccess = NatsAccess()
     """How an instance's agent gets to NATS."""
     secrets: Annotated[tuple[Source, ...], BeforeValidator(_one_or_list), WithJsonSchema(_STRINGS)] = ()
@@ -222,6 +251,7 @@ class AwsProvider(Spec):
             market: Market | str = ...,
             tags: Mapping[str, Scalar] = {},
             user_data: str | None = None,
+            agent_policy: AgentPolicy | None = None,
             nats: NatsAccess = ...,
             secrets: str | Sequence[str] = (),
             labels: Mapping[str, Scalar] = {},

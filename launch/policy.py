@@ -230,3 +230,7 @@ class AgentPolicy(Spec):
     """Names of secrets that jobs may refer to; `*` stands for anything, slashes too. An empty list: none."""
     inputs: Annotated[tuple[S3Url, ...], Field(max_length=1000)] | None = None
     """The S3 prefixes from which jobs may take inputs. Unset: what the agent's own credentials can read."""
+
+    def text(self) -> str:
+        """A file that means this; what is as by default is left out, so agents of other versions may read it, too."""
+        return self.model_dump_json(exclude_defaults=True)

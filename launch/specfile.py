@@ -46,8 +46,15 @@ def load_job_and_code(path: Path) -> tuple[JobSpec, Path | None]:
 
 
 def load_queue(path: Path) -> QueueSpec:
-    """The queue spec in the YAML file at `path`."""
-    return parse_queue_yaml(_read(path), source=str(path))
+    """The queue spec in the YAML file at `path`, with the agents' policy if it names a file of one (relative to it)."""
+    tree = _load_yaml(_read(path), str(path))
+    provider = tree.get("provider") if isinstance(tree, dict) else None
+    if isinstance(provider, dict) and isinstance(text := provider.get("agent_policy"), str):
+        if not text or "\0" in text:
+            problem = Problem("provider.agent_policy", found_text(text), "allowed: a file, relative to this one")
+            raise SpecError(str(path), [problem])
+        provider["agent_policy"] = json.loads(load_policy(path.parent / Path(text).expanduser()).text())
+    return build(QueueSpec, tree, source=str(path))
 
 
 def load_policy(path: Path) -> AgentPolicy:
@@ -94,6 +101,9 @@ def build(model: type[S], tree: object, *, source: str) -> S:
         raise SpecError(source, [problem]) from None
     except RecursionError:
         raise SpecError(source, [Problem("", "found values nested too deeply", "allowed: a plain spec")]) from None
+    except TypeError:  # by a tag, such as !!binary
+        problem = Problem("", "found a tag that makes something else of a value", "allowed: text, lists and keys")
+        raise SpecError(source, [problem]) from None
     lost = lost_indentation(model, tree)
     if lost:
         raise SpecError(source, [lost])

@@ -16,8 +16,9 @@ import aioboto3
 import pytest
 
 from launch.adapters.nats import NatsBroker, connect
-from launch.core.states import State
+from launch.core.states import Reason, State
 from launch.job import JobSpec
+from launch.policy import AgentPolicy
 from launch.ports import Synced
 from launch.presence import AgentPresence
 from launch.queue import QueueSpec
@@ -114,6 +115,22 @@ async def test_what_runs_on_an_instance_dies_with_it(
     assert containers(queue_containers) == []
     await until(broker, instance, lambda presence: presence is None)
     assert fleet.running == []
+
+
+@pytest.mark.docker
+async def test_an_instances_agent_keeps_the_queues_policy(
+    proxy: AwsProxy, fleet: Fleet, broker: NatsBroker, nats_url: str, queue_name: str, busybox_image: str
+) -> None:
+    policy = AgentPolicy.model_validate({"images": {"allow": ["ghcr.io/acme/*"]}})
+    await launch(proxy, script(queue_name, nats_url, policy=policy.text()))
+    spec = JobSpec(job_type="t", image=busybox_image)
+    await broker.jobs.publish(queue_name, "t", spec.model_dump_json(exclude_unset=True).encode())
+    async with asyncio.timeout(LIMIT_S), aclosing(broker.records.watch(queue=queue_name)) as changes:
+        async for change in changes:
+            if not isinstance(change, Synced) and change.value is not None and change.value.state.terminal:
+                assert change.value.reason is Reason.POLICY_DENIED
+                assert "allowed: ghcr.io/acme/*" in (change.value.message or "")
+                return
 
 
 async def test_an_image_that_is_not_there_shows_on_the_console(

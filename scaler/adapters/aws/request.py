@@ -167,6 +167,7 @@ def _configuration(spec: QueueSpec, aws: AwsSpec, machine: Machine, image: Machi
             labels=aws.labels,
             gpus=machine.gpus,
             reserve_bytes=reserve_bytes(machine),
+            policy=None if aws.agent_policy is None else aws.agent_policy.text(),
             extra=aws.user_data or "",
         )
     )

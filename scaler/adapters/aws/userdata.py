@@ -17,6 +17,8 @@ from importlib.resources import files
 MAX_BYTES = 16 * 1024
 """What EC2 takes."""
 FOLDER = "/var/lib/nats-launch"
+POLICY = "/etc/nats-launch/agent.yaml"
+"""Where the agent's container has its policy."""
 
 _ECR = re.compile(r"(?P<host>\d{12}\.dkr[.-]ecr(-fips)?\.(?P<region>[a-z0-9-]+)\.[a-z0-9.]+)/")
 _BODY = files(__package__).joinpath("boot.sh").read_text(encoding="utf-8")
@@ -40,6 +42,8 @@ class Boot:
     gpus: int = 0
     reserve_bytes: int = 0
     """Memory that the agent does not offer to jobs."""
+    policy: str | None = None
+    """The text of the agent's `agent.yaml`."""
     extra: str = ""
     """The owner's own lines."""
 
@@ -58,12 +62,15 @@ def user_data(boot: Boot) -> str:
         f"reserve_bytes={boot.reserve_bytes}",
         f"docker_options=({shlex.join(_docker_options(boot))})",
         f"agent_options=({shlex.join(_agent_options(boot))})",
-        *_prepare(boot.extra),
+        *_docker_policy(boot),
+        *_prepare(boot),
     ]
     script = "\n".join(lines) + "\n" + _BODY
     size = len(script.encode())
     if size > MAX_BYTES:
-        raise ValueError(f"found user data of {size} bytes with user_data, labels and tags; allowed: {MAX_BYTES}")
+        raise ValueError(
+            f"found user data of {size} bytes with agent_policy, user_data and labels; allowed: {MAX_BYTES}"
+        )
     return script
 
 
@@ -82,6 +89,8 @@ def _agent_options(boot: Boot) -> list[str]:
         options += ["--job-type", name]
     if boot.max_jobs is not None:
         options += ["--max-jobs", str(boot.max_jobs)]
+    if boot.policy is not None:
+        options += ["--policy", POLICY]
     for source in boot.secrets:
         options += ["--secrets", source]
     for key, value in sorted(boot.labels.items()):
@@ -89,16 +98,23 @@ def _agent_options(boot: Boot) -> list[str]:
     return options
 
 
-def _prepare(extra: str) -> list[str]:
+def _docker_policy(boot: Boot) -> list[str]:
+    """A mount that, unlike a volume, is refused if the file is not there: without its policy no agent starts."""
+    if boot.policy is None:
+        return []
+    return [f'docker_options+=(--mount "type=bind,source=$folder/agent.yaml,target={POLICY},readonly")']
+
+
+def _prepare(boot: Boot) -> list[str]:
     """The owner's lines are a script of their own: what is wrong with them can't take the rest with it."""
-    if not extra.strip():
-        return ["prepare() { :; }"]
-    end = f"END_{hashlib.sha256(extra.encode()).hexdigest()[:16]}"
-    return [
-        "prepare() {",
-        f"cat >\"$folder/prepare\" <<'{end}'",
-        extra.rstrip("\n"),
-        end,
-        'bash "$folder/prepare" || say "user_data ended with $?"',
-        "}",
-    ]
+    lines = []
+    if boot.policy is not None:
+        lines += [*_file("agent.yaml", boot.policy), 'chmod 644 "$folder/agent.yaml"']
+    if boot.extra.strip():
+        lines += [*_file("prepare", boot.extra), 'bash "$folder/prepare" || say "user_data ended with $?"']
+    return ["prepare() {", *(lines or [":"]), "}"]
+
+
+def _file(name: str, text: str) -> list[str]:
+    end = f"END_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    return [f"cat >\"$folder/{name}\" <<'{end}'", text.rstrip("\n"), end]

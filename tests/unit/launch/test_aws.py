@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from launch.aws import AwsProvider
 from launch.core.reference import Reference, is_reference, parse_reference
 from launch.errors import SpecError
 from launch.fields import AS_WRITTEN
-from launch.specfile import parse_queue_yaml
+from launch.queue import QueueSpec
+from launch.specfile import load_policy, load_queue, parse_queue_yaml
 
 HEAD = "queue_name: q\nprovider:\n  type: aws\n  region: us-east-1\n"
 TYPE = "  instance_type: m5.large\n"
@@ -101,3 +104,55 @@ def test_references() -> None:
     for wrong in ("ssm:", "ssm:a/b", "ssm:/a b", "other:/a", "ssm:/a\n"):
         with pytest.raises(ValueError, match="allowed: ssm:"):
             parse_reference(wrong)
+
+
+# -- the agents' policy ---------------------------------------------------------------------------------------------
+
+
+def test_a_policy_is_written_in_the_queue_or_named_by_its_file(tmp_path: Path) -> None:
+    (tmp_path / "policies").mkdir()
+    (tmp_path / "policies/agent.yaml").write_text(
+        "images: {allow: [ghcr.io/acme/*]}\nlimits: {memory: 32Gi, cpu: 0.5}\n"
+    )
+    queue = tmp_path / "queue.yaml"
+    queue.write_text(f"{HEAD}{TYPE}  agent_policy: policies/agent.yaml\n")
+    spec = load_queue(queue)
+    named = spec.provider
+    assert isinstance(named, AwsProvider)
+    assert named == provider(
+        TYPE + "  agent_policy: {images: {allow: [ghcr.io/acme/*]}, limits: {memory: 32Gi, cpu: 0.5}}\n"
+    )
+    assert QueueSpec.model_validate_json(spec.model_dump_json()) == spec
+    assert named.agent_policy is not None
+    assert "32Gi" in str(named.model_dump(context=AS_WRITTEN)["agent_policy"])
+    sent = tmp_path / "sent.yaml"
+    sent.write_text(named.agent_policy.text())
+    assert load_policy(sent) == named.agent_policy
+
+
+def test_what_is_wrong_in_a_policy_is_named_with_its_file(tmp_path: Path) -> None:
+    queue = tmp_path / "queue.yaml"
+    queue.write_text(f"{HEAD}{TYPE}  agent_policy: agent.yaml\n")
+    with pytest.raises(SpecError, match=r"agent\.yaml: can't be read: No such file"):
+        load_queue(queue)
+    (tmp_path / "agent.yaml").write_text("imags: {}")
+    with pytest.raises(SpecError, match=r"agent\.yaml: imags: found an unknown key"):
+        load_queue(queue)
+    queue.write_text(f"{HEAD}{TYPE}  agent_policy: ''\n")
+    with pytest.raises(SpecError, match="agent_policy: found ''; allowed: a file"):
+        load_queue(queue)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("agent.yaml", "provider.agent_policy: found 'agent.yaml'; allowed: the policy's keys"),
+        ("{images: {alow: []}}", "provider.agent_policy.images.alow: found an unknown key; allowed: allow, deny"),
+        ("{networks: [host]}", "provider.agent_policy.networks.0: found 'host'"),
+        (f"{{secrets: [{','.join(f'{n:0100}' for n in range(41))}]}}", "bytes as JSON; allowed: at most 4096"),
+    ],
+)
+def test_a_policy_is_looked_at_when_the_queue_is_applied(text: str, words: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        provider(f"{TYPE}  agent_policy: {text}\n")
+    assert words in caught.value.message

@@ -9,6 +9,7 @@ import pytest
 
 from launch.aws import Market, NatsAccess
 from launch.core.capacity import Amount
+from launch.policy import AgentPolicy
 from launch.queue import AwsProvider as AwsSpec
 from launch.queue import QueueSpec
 from scaler.adapters.aws.request import Machine, MachineImage, Place, build, capacity_in, capacity_of, places, smallest
@@ -74,6 +75,7 @@ def test_an_intent_adds_its_token_and_its_tag_and_nothing_else() -> None:
     [
         {"ami": "ami-00000001"}, {"user_data": "true"}, {"iam_profile": "p"}, {"key_name": "k"}, {"volume_size": 99},
         {"security_groups": "sg-000001"}, {"secrets": ["env"]}, {"labels": {"a": "b"}},
+        {"agent_policy": AgentPolicy.model_validate({"secrets": []})},
         {"nats": NatsAccess(credentials="ssm:/c")},
     ],
 )  # fmt: skip

@@ -20,9 +20,10 @@ ECR = "123456789012.dkr.ecr.eu-west-1.amazonaws.com"
 BOOT = Boot(
     queue="gpu", image="example/agent:1", region="us-east-1", server="ssm:/nats/url", credentials="ssm:/nats/creds"
 )
+POLICY = '{"secrets":["it\'s/$HOME/`here`"]}'
 FULL = replace(
     BOOT, image=f"{ECR}/agent:1", gpus=4, job_types=("a", "b"), max_jobs=3, secrets=("ssm:/jobs/",),
-    reserve_bytes=2**29, labels={"why": "it's $HOME `here`"}, extra="echo hello\nfalse\n",
+    reserve_bytes=2**29, labels={"why": "it's $HOME `here`"}, extra="echo hello\nfalse\n", policy=POLICY,
 )  # fmt: skip
 
 
@@ -40,8 +41,8 @@ def test_the_script_is_sound(boot: Boot, tmp_path: Path) -> None:
 
 def test_too_much_is_refused() -> None:
     assert len(user_data(replace(BOOT, extra="#" * 8000)).encode()) < MAX_BYTES
-    with pytest.raises(ValueError, match="allowed: 16384"):
-        user_data(replace(BOOT, extra="#" * 20_000))
+    with pytest.raises(ValueError, match="with agent_policy, user_data and labels; allowed: 16384"):
+        user_data(replace(BOOT, extra="#" * 8000, policy="#" * 4000))
 
 
 class Box:
@@ -53,7 +54,7 @@ class Box:
         self.bin.mkdir()
         self.calls = folder / "calls"
         self.calls.touch()
-        for name in ("bash", "mkdir", "cat", "sed", "awk", "stat", "id", "rm", "printf", "echo"):
+        for name in ("bash", "mkdir", "cat", "sed", "awk", "stat", "id", "rm", "chmod", "printf", "echo"):
             (self.bin / name).symlink_to(str(shutil.which(name)))
         self.put("sleep")
         self.put("sync")
@@ -116,6 +117,17 @@ def test_what_was_asked_for_reaches_the_agent_word_for_word(box: Box) -> None:
     assert "hello" in console
     assert "user_data ended with 1" in console
     assert ECR in (box.folder / "state/docker/config.json").read_text()
+
+
+def test_the_agents_policy_is_mounted_as_it_was_written_and_only_then(box: Box) -> None:
+    box.run(FULL)
+    (run,) = box.called("docker run")
+    file = box.folder / "state/agent.yaml"
+    assert f"--mount type=bind,source={file},target=/etc/nats-launch/agent.yaml,readonly" in run
+    assert "--policy /etc/nats-launch/agent.yaml" in run
+    assert file.read_text() == POLICY + "\n"
+    assert file.stat().st_mode & 0o777 == 0o644, "the agent is another user than root"
+    assert "policy" not in user_data(BOOT)
 
 
 def test_without_the_helper_the_aws_cli_logs_in(box: Box) -> None:

@@ -132,10 +132,10 @@ async def test_an_agent_has_its_own_login_and_not_the_scalers(
         await provider.propose(SPEC, 1)
 
 
-async def test_an_agent_finds_the_secrets_that_the_scaler_was_given(
+async def test_an_agent_finds_the_secrets_and_the_policy_that_the_scaler_was_given(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = {"LAUNCH_SECRET_WANDB_KEY": "value", "LAUNCH_SECRETS": "env dir:/run/secrets"}
+    given = {"LAUNCH_SECRET_WANDB_KEY": "value", "LAUNCH_SECRETS": "env", "LAUNCH_AGENT_POLICY": "/etc/x.yaml"}
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     provider = await bench.open()
