@@ -55,7 +55,7 @@ class Holds:
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
         self._claimed: dict[JobId, Hold] = {}
-        self._kept_back: dict[JobId, str] = {}
+        self._kept_back: dict[JobId, tuple[str, JobSpec]] = {}
         self._watchers: list[asyncio.Event] = []
 
     def __len__(self) -> int:
@@ -104,17 +104,24 @@ class Holds:
             self.ledger.release(hold.job)
             self._touch()
 
-    def keep_back(self, job: JobId, reply: str) -> None:
+    def keep_back(self, job: JobId, reply: str, spec: JobSpec) -> None:
         """Keep an unclaimed delivery from being redelivered while it waits for room."""
-        self._kept_back[job] = reply
+        news = job not in self._kept_back
+        self._kept_back[job] = reply, spec
+        if news:
+            self._touch()
 
     def let_go(self, job: JobId) -> None:
         """The opposite of `keep_back`."""
         self._kept_back.pop(job, None)
 
+    def kept_back(self) -> list[JobSpec]:
+        """The jobs that wait here for room."""
+        return [spec for _, spec in self._kept_back.values()]
+
     def replies(self) -> list[str]:
         """The reply tokens to send progress on."""
-        return [hold.reply for hold in self._claimed.values()] + list(self._kept_back.values())
+        return [hold.reply for hold in self._claimed.values()] + [reply for reply, _ in self._kept_back.values()]
 
     def watch(self) -> asyncio.Event:
         """An event that is set at every change from now on; its one reader clears it."""

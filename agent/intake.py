@@ -20,18 +20,18 @@ from agent.core.fitting import Fit, FitDecision, decide_fit
 from agent.core.outcome import StopCause
 from agent.core.policy import account, denials
 from agent.holds import Hold, Holds
+from agent.reading import read_job
 from launch.core.capacity import Amount
 from launch.core.quantity import show_duration
 from launch.core.retry import MAX_CRASHES
 from launch.core.states import Reason
-from launch.errors import BrokerError, Conflict, LaunchError, Problem, SpecError, Unreadable
+from launch.errors import BrokerError, Conflict, LaunchError, SpecError, Unreadable
 from launch.job import JobSpec
 from launch.policy import AgentPolicy
 from launch.ports import Broker, Clock, Delivery
 from launch.presence import AgentPresence
 from launch.queue import QueueSpec
-from launch.specfile import parse_job_json
-from launch.subjects import NAME_PATTERN, JobId, WorkConsumer, is_name
+from launch.subjects import JobId, WorkConsumer
 
 WAIT_S = 60.0
 """How long one waiting pull stands before it is renewed."""
@@ -203,7 +203,7 @@ class Intake:
             await self._claims.answer(offer)
             return
         try:
-            spec = self._spec(offer.delivery)
+            spec = read_job(offer.delivery.message, self._queue())
         except SpecError as error:
             await self._claims.refuse(offer, Reason.INVALID_SPEC, error.message)
             return
@@ -216,7 +216,7 @@ class Intake:
             await self._claims.refuse(offer, Reason.POLICY_DENIED, account(denied), spec)
             return
         amount = spec.resources.amount()
-        decision = await self._fit(offer, amount)
+        decision = await self._fit(offer, spec, amount)
         log = _log.bind(job=str(offer.delivery.message.job), why=decision.why)
         match decision.fit:
             case Fit.RUN:
@@ -247,7 +247,7 @@ class Intake:
         else:
             self._start(hold)
 
-    async def _fit(self, offer: Offer, amount: Amount) -> FitDecision:
+    async def _fit(self, offer: Offer, spec: JobSpec, amount: Amount) -> FitDecision:
         """Whether it fits; waits, within bounds, if it only does not fit now."""
         job = offer.delivery.message.job
         loop = asyncio.get_running_loop()
@@ -269,7 +269,7 @@ class Intake:
                 )
                 if decision.fit is not Fit.HOLD:
                     return decision
-                self._holds.keep_back(job, offer.delivery.reply)
+                self._holds.keep_back(job, offer.delivery.reply, spec)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(RECHECK_S):
                         await self._room.wait()
@@ -289,22 +289,3 @@ class Intake:
     async def _others(self) -> list[AgentPresence]:
         present = await self._broker.agents.list(self._queue().queue_name)
         return [agent for agent in present if agent.agent_id != self._agent_id]
-
-    def _spec(self, delivery: Delivery) -> JobSpec:
-        """The job as it will run here, queue defaults included. Raises `SpecError`."""
-        message = delivery.message
-        queue = self._queue()
-        job_type = message.consumer.job_type
-        source = message.consumer.subject(queue.queue_name)
-        if not is_name(job_type):
-            allowed = f"allowed: {NAME_PATTERN}"
-            raise SpecError(source, [Problem("job_type", f"found '{job_type[:80]}'", allowed)])
-        if queue.job_types is not None and job_type not in queue.job_types:
-            allowed = f"allowed in queue {queue.queue_name}: {', '.join(queue.job_types)}"
-            raise SpecError(source, [Problem("job_type", f"found '{job_type}'", allowed)])
-        spec = parse_job_json(message.body, source=source)
-        if spec.job_type not in (None, job_type):
-            found = f"found '{spec.job_type}' in a body published as '{job_type}'"
-            raise SpecError(source, [Problem("job_type", found, "allowed: the same, or leave it out")])
-        named = JobSpec.model_validate({**spec.model_dump(exclude_unset=True), "job_type": job_type})
-        return queue.with_defaults(named)

@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from importlib.metadata import version
+from pathlib import Path
 
 import structlog
 
@@ -20,12 +21,14 @@ from agent.adapters.docker_config import DockerConfig
 from agent.adapters.ecr import EcrLogins
 from agent.adapters.host import host_name, take_agent_id
 from agent.adapters.imds import Imds
+from agent.ahead import Ahead
 from agent.cancels import heed_cancels, heed_lapses
 from agent.claims import Claims
 from agent.core.container import ContainerPolicy
 from agent.core.ledger import Ledger
 from agent.core.outcome import StopCause
 from agent.holds import Hold, Holds
+from agent.image_room import ImageRoom
 from agent.images import Images
 from agent.intake import Intake
 from agent.lease import keep_leases
@@ -81,6 +84,7 @@ async def run(broker: Broker, settings: AgentSettings, *, stop: asyncio.Event, a
                 secrets=secrets,
                 registries=registries,
                 gpu_usage=gpu_usage,
+                images_file=settings.data_dir / f"agent-{identity.id}.images",
             )
             await agent.run(stop, abort)
         finally:
@@ -118,6 +122,7 @@ class Agent:
         secrets: Secrets | None = None,
         registries: Registries | None = None,
         gpu_usage: Callable[[Sequence[str]], Mapping[str, GpuUsage]] | None = None,
+        images_file: Path | None = None,
     ) -> None:
         self._broker = broker
         self._clock = clock
@@ -131,6 +136,16 @@ class Agent:
         self._stores = Stores(broker)
         self._usage = UsageSampler(engine, broker.metrics, clock, every_s=settings.usage_every_s, gpus=gpu_usage)
         secrets = secrets or Secrets()
+        self._room = ImageRoom(
+            engine,
+            clock,
+            lambda: [hold.spec.image for hold in self._holds.all()],
+            self._holds.watch(),
+            keep_free_bytes=settings.keep_disk_free_bytes,
+            file=images_file,
+        )
+        registries = registries or Registries(secrets)
+        self._images = Images(engine, registries, lambda: self._queue.registry_auth, self._room)
         services = Services(
             engine=engine,
             broker=broker,
@@ -142,7 +157,7 @@ class Agent:
             policy=ContainerPolicy.of(settings.policy),
             stores=self._stores,
             secrets=secrets,
-            images=Images(engine, registries or Registries(secrets), lambda: self._queue.registry_auth),
+            images=self._images,
             reporting=Reporting(broker.metrics, engine, clock, self._usage),
             queue=lambda: self._queue,
         )
@@ -163,6 +178,7 @@ class Agent:
     async def run(self, stop: asyncio.Event, abort: asyncio.Event) -> None:
         """Work until told otherwise."""
         capacity = self._holds.ledger.capacity
+        await self._room.load()
         recovered = await recover(self._engine, self._claims, self._agent_id)
         await self._presence.announce()
         _log.info(
@@ -181,6 +197,7 @@ class Agent:
                 tasks.create_task(keep_leases(self._broker, self._holds), name="leases"),
                 tasks.create_task(self._presence.run(), name="presence"),
                 tasks.create_task(self._usage.run(), name="usage"),
+                tasks.create_task(self._room.run(), name="room for images"),
                 tasks.create_task(
                     heed_cancels(self._broker.cancels, self._claims, self._holds, self._queue.queue_name),
                     name="cancels",
@@ -235,11 +252,22 @@ class Agent:
                 hold_s=self._settings.hold_s,
                 policy=self._settings.policy,
             )
+            ahead = Ahead(
+                self._broker,
+                self._images,
+                self._holds,
+                queue=lambda: self._queue,
+                job_types=self._settings.job_types,
+                policy=self._settings.policy,
+                at_most=self._settings.images_ahead,
+            )
             taking = jobs.create_task(intake.run(), name="intake")
+            looking = jobs.create_task(ahead.run(), name="images ahead")
             stopping = jobs.create_task(stop.wait(), name="stop")
             await asyncio.wait({taking, stopping}, return_when=asyncio.FIRST_COMPLETED)
             taking.cancel()
-            await asyncio.wait({taking})
+            looking.cancel()
+            await asyncio.wait({taking, looking})
             self._presence.drain()
             _log.info("draining", jobs=len(self._holds))
             jobs.create_task(self._bound_drain(), name="bound of the drain")

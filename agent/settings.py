@@ -62,6 +62,10 @@ class AgentSettings:
     `ssm:/prefix/` and `secretsmanager:prefix/` (AWS)."""
     policy: AgentPolicy = field(default_factory=AgentPolicy)
     """What jobs may ask for, and what their containers are made with."""
+    images_ahead: int = 2
+    """How many images of the next jobs are fetched while there is no room for these; 0: none."""
+    keep_disk_free_bytes: int | None = None
+    """Unused images are removed when less of the engine's disk is free; unset: a tenth of it, at most 20 GiB."""
     usage_every_s: float = 15.0
     """How often each running container's CPU, memory and network use is measured."""
     max_artifact_files: int = 100_000

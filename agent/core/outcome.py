@@ -81,6 +81,8 @@ class Fault(NamedTuple):
     message: str
     network: bool = False
     """Whether the network is to blame, so that it may go better in a moment."""
+    full: bool = False
+    """Whether there was no room on the disk, so that it may go better once there is."""
 
 
 def outcome_of_exit(
@@ -131,7 +133,7 @@ def reason_of_engine_error(error: EngineError) -> Fault:
     refusal = next((row for row in REFUSALS if _matches(row, error)), None)
     if refusal is None:
         return Fault(Reason.ENGINE_ERROR, f"the engine could not {error.step}: {error.reply}")
-    return Fault(refusal.reason, f"{refusal.advice}: {error.reply}", refusal.network)
+    return Fault(refusal.reason, f"{refusal.advice}: {error.reply}", refusal.network, refusal.full)
 
 
 def _matches(row: Refusal, error: EngineError) -> bool:

@@ -23,6 +23,8 @@ class Refusal:
     phrases: tuple[str, ...] = ()
     network: bool = False
     """Whether it is the network's doing, which may be over in a moment."""
+    full: bool = False
+    """Whether a disk has no room."""
 
 
 PULL, CREATE, START = ("pull",), ("create",), ("start",)
@@ -34,6 +36,7 @@ REFUSALS: Final = (
         "the worker's disk is full; prune images or give it a larger disk",
         steps=PULL,
         phrases=("no space left on device", "disk quota exceeded"),
+        full=True,
     ),
     Refusal(
         Reason.ENGINE_ERROR,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -10,12 +11,14 @@ import pytest
 from agent.core.outcome import Unready
 from agent.core.pulls import PullMeter, show_pull
 from agent.core.registry_login import Credential
+from agent.image_room import ImageRoom
 from agent.images import TELL_EVERY_S, Images
-from agent.ports import EngineError, PullProgress
+from agent.ports import DiskSpace, EngineError, PullProgress
 from agent.registries import Registries
 from agent.secrets import Secrets
 from launch.core.states import Reason
 from launch.job import Pull
+from tests.fakes.clock import LoopClock
 from tests.fakes.engine import FakeEngine
 from tests.unit.agent.worlds import simulated
 
@@ -23,8 +26,13 @@ IMAGE = "registry.lan/tool:1"
 BROKEN = EngineError("pull", 500, "read tcp 10.0.0.1:1->10.0.0.2:443: read: connection reset by peer")
 
 
-def images(engine: FakeEngine) -> Images:
-    return Images(engine, Registries(Secrets()), dict)
+OTHER = "registry.lan/other:1"
+GIB = 1024**3
+
+
+def images(engine: FakeEngine, used: Sequence[str] = ()) -> Images:
+    room = ImageRoom(engine, LoopClock(), lambda: used, asyncio.Event())
+    return Images(engine, Registries(Secrets()), dict, room)
 
 
 async def hush(_: str) -> None:
@@ -140,3 +148,89 @@ async def test_the_login_goes_to_the_engine() -> None:
     engine.private[IMAGE] = Credential("bob", "x")
     with pytest.raises(Unready, match="with no login"):
         await images(engine).fetch(IMAGE, Pull.MISSING, hush)
+
+
+def running() -> list[str]:
+    """The pulls under way."""
+    return [task.get_name() for task in asyncio.all_tasks() if task.get_name().startswith("pull of")]
+
+
+@simulated
+async def test_a_job_joins_the_pull_ahead_of_its_image() -> None:
+    engine = FakeEngine(registry=[IMAGE])
+    engine.pull_gate = asyncio.Event()
+    some = images(engine)
+    ahead = asyncio.create_task(some.fetch_ahead(IMAGE))
+    await asyncio.sleep(1)
+    job = asyncio.create_task(some.fetch(IMAGE, Pull.MISSING, hush))
+    await asyncio.sleep(1)
+    ahead.cancel()
+    await asyncio.wait({ahead})
+    engine.pull_gate.set()
+    assert (await job).digest is not None
+    assert pulls(engine) == 1
+
+
+@simulated
+async def test_a_pull_ahead_gives_way_to_a_jobs_and_waits_for_it() -> None:
+    engine = FakeEngine(registry=[IMAGE, OTHER])
+    engine.pull_gate = asyncio.Event()
+    some = images(engine)
+    ahead = asyncio.create_task(some.fetch_ahead(OTHER))
+    await asyncio.sleep(1)
+    job = asyncio.create_task(some.fetch(IMAGE, Pull.MISSING, hush))
+    assert not await ahead
+    again = asyncio.create_task(some.fetch_ahead(OTHER))
+    await asyncio.sleep(1)
+    assert running() == [f"pull of {IMAGE}"]
+    engine.pull_gate.set()
+    await job
+    assert await again
+    assert OTHER in engine.images
+
+
+@simulated
+async def test_nothing_is_fetched_ahead_that_is_here_or_has_no_room() -> None:
+    engine = FakeEngine(registry=[IMAGE], images=[OTHER])
+    assert await images(engine).fetch_ahead(OTHER)
+    engine.space = DiskSpace(9 * GIB, 100 * GIB)
+    assert await images(engine).fetch_ahead(IMAGE)
+    assert pulls(engine) == 0
+    engine.space = DiskSpace(10 * GIB, 100 * GIB)
+    assert await images(engine).fetch_ahead(IMAGE)
+    assert pulls(engine) == 1
+
+
+@simulated
+async def test_a_pull_that_finds_the_disk_full_is_tried_once_more_if_room_was_made() -> None:
+    engine = FakeEngine(registry=[IMAGE, OTHER])
+    engine.image_bytes = 4 * GIB
+    engine.space = DiskSpace(5 * GIB, 8 * GIB)
+    used: list[str] = []
+    some = images(engine, used)
+    await some.fetch(OTHER, Pull.MISSING, hush)
+    used.append("registry.lan/other:1")
+    with pytest.raises(Unready, match="disk is full"):
+        await some.fetch(IMAGE, Pull.MISSING, hush)
+    assert pulls(engine) == 2
+    used.clear()
+    await some.fetch(IMAGE, Pull.MISSING, hush)
+    assert pulls(engine) == 4
+    assert [*engine.images] == [IMAGE]
+    engine.space = DiskSpace(0, 8 * GIB)
+    for _ in range(3):
+        engine.fail("pull", EngineError("pull", 500, "no space left on device"))  # and even all of it would not do
+    with pytest.raises(Unready, match="disk is full"):
+        await some.fetch(OTHER, Pull.MISSING, hush)
+    assert pulls(engine) == 4 + 2
+
+
+@simulated
+async def test_no_image_is_removed_for_one_that_is_fetched_ahead() -> None:
+    engine = FakeEngine(registry=[IMAGE, OTHER])
+    some = images(engine)
+    await some.fetch(OTHER, Pull.MISSING, hush)
+    engine.fail("pull", EngineError("pull", 500, "no space left on device"))
+    with pytest.raises(Unready, match="disk is full"):
+        await some.fetch_ahead(IMAGE)
+    assert [*engine.images] == [OTHER]
