@@ -277,8 +277,36 @@ JobIdText = Annotated[str, BeforeValidator(_job_id), WithJsonSchema({"type": "st
 ContainerPath = Annotated[str, BeforeValidator(_container_path), WithJsonSchema({"type": "string"})]
 """An absolute path in the container, without `.` and `..`."""
 
-Labels = Annotated[dict[Annotated[str, Field(max_length=128)], Text], BeforeValidator(_mapping)]
-"""The user's own marks on a job."""
+MAX_LABELS = 64
+
+
+def _labels(value: dict[str, str]) -> dict[str, str]:
+    if len(value) > MAX_LABELS:
+        raise ValueError(f"found {len(value)} labels; allowed: at most {MAX_LABELS}")
+    for key, text in value.items():
+        if not key.isprintable() or not key.strip() or "=" in key:
+            raise ValueError(f"found the label {key[:80]!r}; allowed: 1 to 128 characters that can be seen, no '='")
+        if not text.isprintable() or len(text) > 1024:
+            raise ValueError(
+                f"found {text[:80]!r} as the label {key[:80]!r}; allowed: at most 1024 characters that can be seen"
+            )
+    return value
+
+
+Labels = Annotated[
+    dict[Annotated[str, Field(max_length=128)], Text], BeforeValidator(_mapping), AfterValidator(_labels)
+]
+"""The user's own marks on a job, or on an agent. None of them becomes a label of a container."""
+
+
+def _printable(value: str) -> str:
+    if not value.isprintable():
+        raise ValueError(f"found {value[:80]!r}; allowed: characters that can be seen")
+    return value
+
+
+VisibleText = Annotated[Text, AfterValidator(_printable)]
+"""A `Text` without line breaks, control characters, and marks that can't be seen."""
 
 
 def _moment(value: datetime) -> datetime:

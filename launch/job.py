@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, mod
 from launch.core.capacity import Amount
 from launch.fields import (
     ContainerPath,
+    Count,
     Cpus,
     Duration,
     Env,
@@ -69,7 +70,7 @@ class CodeRef(Spec):
 
     sha256: Sha256
     """Of the packed folder (a gzipped tar), and its name in the store."""
-    size: Annotated[int, Field(ge=0)]
+    size: Count
     """Bytes, packed."""
     commit: Text | None = None
     """The git commit of the folder, where it lies in a git work tree."""

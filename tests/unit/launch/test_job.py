@@ -14,6 +14,7 @@ from launch.core.capacity import Amount
 from launch.job import JobSpec, Resources
 
 texts = st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]), max_size=20)
+visible = texts.filter(str.isprintable)
 finite = st.floats(allow_nan=False, allow_infinity=False)
 specs: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
     {"image": st.just("python:3.12")},
@@ -34,7 +35,7 @@ specs: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
         "timeout": st.one_of(st.none(), st.sampled_from(["90s", "2h", 0.25, 10])),
         "retries": st.integers(0, 1000),
         "stop_grace": st.integers(0, 10**6).map(lambda millis: f"{millis}ms"),
-        "labels": st.dictionaries(texts, texts, max_size=2),
+        "labels": st.dictionaries(st.from_regex(r"[a-z][a-z./]{0,10}", fullmatch=True), visible, max_size=2),
     },
 )
 
