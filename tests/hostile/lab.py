@@ -79,16 +79,27 @@ class Hostile:
                 await asyncio.wait({self.agent}, timeout=0.05)
 
 
+def queue_spec(queue: str) -> QueueSpec:
+    """A queue whose agent nobody starts but the test."""
+    return QueueSpec.model_validate({"queue_name": queue, "provider": {"type": "local"}})
+
+
+async def agent_of(own: NatsBroker, spec: QueueSpec) -> tuple[Agent, FakeEngine]:
+    """An agent for the queue, on an engine of its own."""
+    engine = FakeEngine(images=[IMAGE], clock=SystemClock())
+    settings = AgentSettings(queue=spec.queue_name, cpu_milli=4000, memory_bytes=2**33, max_jobs=8)
+    info = await engine.info()
+    return Agent(own, engine, SystemClock(), settings, spec, info, f"{spec.queue_name}-a", ()), engine
+
+
 @asynccontextmanager
 async def open_hostile(url: str, queue: str, *, ack_wait_s: float = 1.0) -> AsyncIterator[Hostile]:
     """The agent leaves at the end; if it had ended by itself, what ended it is raised."""
     broker = await connect(url, name="test", ack_wait_s=ack_wait_s)
     own = await connect(url, name="agent", ack_wait_s=ack_wait_s)
-    spec = QueueSpec.model_validate({"queue_name": queue, "provider": {"type": "local"}})
+    spec = queue_spec(queue)
     await broker.queues.apply(spec)
-    engine = FakeEngine(images=[IMAGE], clock=SystemClock())
-    settings = AgentSettings(queue=queue, cpu_milli=4000, memory_bytes=2**33, max_jobs=8)
-    agent = Agent(own, engine, SystemClock(), settings, spec, await engine.info(), f"{queue}-a", ())
+    agent, engine = await agent_of(own, spec)
     stop, abort = asyncio.Event(), asyncio.Event()
     task = asyncio.create_task(agent.run(stop, abort), name="agent")
     wire = await Wire.open(url)
