@@ -119,7 +119,7 @@ def _world(ctx: typer.Context, server: str | None) -> World:
             denied = denials(spec, AgentPolicy.model_validate(policy))
         except ValueError:  # it is of another version, and has rules that are not known here
             return None
-        return "; ".join(map(str, denied)) or None
+        return "; ".join(f"{one.rule}: found {one.found}, allowed {one.allowed}" for one in denied) or None
 
     clock = SystemClock()
     url = found.url if found else ""

@@ -49,8 +49,8 @@ async def permissions(server: Server, queue: str | None) -> list[Finding]:
     who, *answers = await asyncio.gather(server.user(), *(_may(server, act) for act in acts))
     may = [act.name for act, allowed in zip(acts, answers, strict=True) if allowed]
     may_not = [act.name for act in acts if act.name not in may]
-    text = f"{who or 'this user'} may {', '.join(may) or 'nothing'}" + (f" in {queue}" if queue else "")
-    if may_not:
+    text = f"{who or 'this user'} may {', '.join(may) or 'do nothing'}" + (f" in {queue}" if queue else "")
+    if may and may_not:
         text += f"; may not {', '.join(may_not)}"
     if "look" in may_not:
         cure = "give this user a role: launch server --secure makes one for each; see docs/security.md, NATS roles"

@@ -91,7 +91,11 @@ async def stock(
 
 def findings(world: World, *args: str, code: int | None) -> list[dict[str, Any]]:
     told = json.loads("\n".join(world.run("doctor", *args, "--json", code=code).out))
+    assert set(told) == {"worst", "findings"}
+    assert all(set(one) == {"check", "level", "found", "cure"} for one in told["findings"])
     assert all(one["cure"] for one in told["findings"] if one["level"] != "ok"), told
+    levels = [one["level"] for one in told["findings"]]
+    assert told["worst"] == next(level for level in ("fail", "warn", "ok") if level in levels)
     return list(told["findings"])
 
 
@@ -252,7 +256,7 @@ async def test_what_each_role_may_do(
     assert await contents(nats.url, admin) == before
     del world.env["NATS_NKEY"]
     world.env |= {"NATS_USER": "poor", "NATS_PASSWORD": "p"}
-    assert "may nothing" in bad(findings(world, code=1), "queue", "permissions")
+    assert "may do nothing" in bad(findings(world, code=1), "queue", "permissions")
     world.env["NATS_PASSWORD"] = "wrong-one"
     assert "wrong-one" not in bad(findings(world, code=1), "nats")
 
@@ -304,7 +308,7 @@ async def test_jobs_that_agents_would_refuse_and_agents_with_other_clocks(
     strict = {"images": {"allow": ["ghcr.io/x/**"]}}
     await stock(nats.url, QueueSpec(queue_name="q", provider=LocalProvider()), busybox_image, agent=True, policy=strict)
     told = bad(findings(world, code=1), "policy")
-    assert told.startswith("q/1 would be refused by every agent that could take it: this agent's policy, images.allow:")
+    assert told.startswith("q/1 would be refused by every agent that could take it: images.allow: found docker.io/")
     async with broker_at(nats.url) as broker:
         (one,) = await broker.agents.list("q")
         newer = {"policy": {"rule-of-tomorrow": True}, "at": datetime.now(UTC) - timedelta(minutes=3)}

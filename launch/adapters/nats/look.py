@@ -64,8 +64,7 @@ class Look:
         try:
             answer = await self._connection.request("$SYS.REQ.USER.INFO", timeout_s=_ASK_LIMIT_S)
             found = json.loads(answer.data)["data"]
-            account = f"account {found['account']}"
-            return f"{found['user']} of {account}" if found.get("user") else f"a user without a name, of {account},"
+            return f"{found.get('user') or 'this user, without a name,'} of account {found['account']}"
         except (BrokerError, ValueError, LookupError, TypeError):
             return None
 
