@@ -129,8 +129,10 @@ async def test_a_fork_bomb_ends_at_its_limit(lab: Lab) -> None:
 
 
 async def test_without_a_network_there_is_no_metadata_service_to_ask(lab: Lab) -> None:
-    ask = "ls /sys/class/net; wget -T 2 -qO- http://169.254.169.254/ 2>/dev/null && echo answered || echo silent"
-    assert await said(lab, ask, policy_of(networks=["none"])) == "lo\nsilent\n"
+    ask = "ls /sys/class/net; echo | nc -w 2 169.254.169.254 80 2>&1"
+    silent = "nc: can't connect to remote host (169.254.169.254): Network is unreachable"
+    assert await said(lab, f"{ask} || true", policy_of(networks=["none"])) == f"lo\n{silent}\n"
+    assert await said(lab, f"{ask} || true", network="none") == f"lo\n{silent}\n", "who asks for none gets it"
 
 
 async def test_dropped_powers_are_gone_and_granted_ones_there(lab: Lab) -> None:
