@@ -61,6 +61,27 @@ def agent(
             help="What jobs may ask for (agent.yaml); else the safe default.",
         ),
     ] = None,
+    images_ahead: Annotated[
+        int,
+        typer.Option(
+            "--images-ahead",
+            metavar="N",
+            envvar="LAUNCH_IMAGES_AHEAD",
+            min=0,
+            max=8,
+            help="How many images of the next jobs to fetch while there is no room for these.",
+        ),
+    ] = 2,
+    keep_disk_free: Annotated[
+        str | None,
+        typer.Option(
+            "--keep-disk-free",
+            metavar="SIZE",
+            envvar="LAUNCH_KEEP_DISK_FREE",
+            help="Remove unused images that this agent has pulled when less of the engine's disk is free; "
+            "else a tenth of it, at most 20Gi.",
+        ),
+    ] = None,
     drain_timeout: DrainOption = "1h",
     on_lost_contact: Annotated[
         str,
@@ -128,6 +149,8 @@ def agent(
         instance=instance,
         secrets=_secrets(secrets or ["env"]),
         policy=load_policy(policy) if policy is not None else AgentPolicy(),
+        images_ahead=images_ahead,
+        keep_disk_free_bytes=_amount(keep_disk_free, "--keep-disk-free"),
         docker_host=os.environ.get("DOCKER_HOST") or None,
         presence_ttl_s=seconds(presence_ttl, "--presence-ttl"),
         on_lost_contact=OnLostContact(on_lost_contact),
