@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from launch.core.roles import Role, permissions
@@ -56,11 +56,8 @@ def secure(data_dir: Path, queues: Iterable[str]) -> list[Path]:
             if not path.exists():
                 _write(path, _new_seed())
             files.append(path)
-            of_queues = [queue] if queue else names
-            if role is Role.SCALER and not of_queues:
-                continue
             public = _public(path)
-            users.append(_user(role, of_queues, f"nkey: {public}", inbox=public))
+            users.append(_user(role, [queue] if queue else names, f"nkey: {public}", inbox=public))
         text = "# Written by `launch server --secure`: the public keys of users and what each may do.\n"
         _write(data_dir / USERS_FILE, f"{text}authorization {{ users = [\n{''.join(users)}] }}\n")
     except OSError as error:
@@ -77,8 +74,10 @@ def with_passwords(queue: str) -> str:
     return f"{_PASSWORDS.format(queue=queue)}\nauthorization {{ users = [\n{''.join(users)}] }}\n"
 
 
-def _wanted(queues: Iterable[str]) -> list[tuple[Role, str]]:
-    return [(role, "") for role in _OF_ALL] + [(role, queue) for queue in queues for role in _OF_A_QUEUE]
+def _wanted(queues: Sequence[str]) -> list[tuple[Role, str]]:
+    """The users that there are to be; a scaler only once there is a queue to scale."""
+    once = [(role, "") for role in _OF_ALL if queues or not role.per_queue]
+    return once + [(role, queue) for queue in queues for role in _OF_A_QUEUE]
 
 
 def _known(folder: Path) -> set[str]:

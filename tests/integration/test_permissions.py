@@ -220,6 +220,11 @@ def test_the_documented_table_is_what_was_found() -> None:
     assert table(rows) in SECURITY.read_text()
 
 
+def test_a_server_without_queues_has_no_scaler_yet(tmp_path: Path) -> None:
+    assert [file.stem for file in server_users.secure(tmp_path, [])] == [X, V]
+    assert S in [file.stem for file in server_users.secure(tmp_path, [MINE])]
+
+
 async def test_nobody_gets_in_without_a_key_and_none_hears_anothers_answers(secured: tuple[NatsServer, Path]) -> None:
     server, home = secured
     with pytest.raises(LaunchError):
