@@ -79,10 +79,8 @@ async def test_the_host_can_not_be_mounted_seen_or_changed(lab: Lab) -> None:
         "namespaces of init": "nsenter -t 1 -m true",
         "remount": "mount -o remount,rw /sys",
         "kernel log": "dmesg",
-        "kernel memory": "head -c 1 /proc/kcore | grep .",
-        "module": "insmod /bin/busybox",
         "raw socket": "ping -c 1 -W 1 127.0.0.1",
-        "interface": "ip link add dummy9 type dummy",
+        "interface": "ip link set lo down",
         "priority": "renice -n -5 1",
         "out of memory": "echo -1000 > /proc/self/oom_score_adj",
     }
