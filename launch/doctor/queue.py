@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from launch.core import doctor
-from launch.core.doctor import Finding, ok, warn
+from launch.core.doctor import Finding, Level, ok, warn
 from launch.core.states import State
 from launch.doctor.parts import Refusals, Server
 from launch.errors import NotFound, Unreadable
@@ -96,18 +97,30 @@ async def clocks(server: Server, seen: QueueSeen, *, ahead_s: float | None) -> l
 def policies(seen: QueueSeen, jobs: Sequence[JobRecord], refusals: Refusals) -> list[Finding]:
     """What the agents' policies say of the jobs that wait."""
     told: list[tuple[str, list[str | None]]] = []
+    coming = _policy_of_instances(seen.spec) if not seen.agents else None
     for record in jobs:
         takers = [
-            agent
+            agent.policy
             for agent in seen.agents
             if agent.state is AgentState.READY
             and agent.policy is not None
             and (agent.job_types is None or record.job_type in agent.job_types)
-        ]
+        ] or ([coming] if coming is not None else [])
         if record.spec is not None and record.state is State.QUEUED and takers:
             spec = seen.spec.with_defaults(record.spec)
-            told.append((str(record.id), [refusals(agent.policy or {}, spec) for agent in takers]))
+            told.append((str(record.id), [refusals(policy, spec) for policy in takers]))
+    if coming is not None:
+        found = doctor.policies(seen.spec.queue_name, [coming], told)
+        return [line for line in found if line.level is not Level.OK]
     return doctor.policies(seen.spec.queue_name, [agent.policy for agent in seen.agents], told)
+
+
+def _policy_of_instances(spec: QueueSpec) -> dict[str, Any] | None:
+    """What the agents of instances that are still to start will have; None where agents bring their own."""
+    if not isinstance(spec.provider, AwsProvider):
+        return None
+    policy = spec.provider.agent_policy
+    return policy.model_dump(mode="json", exclude_defaults=True) if policy is not None else {}
 
 
 async def find(broker: Broker, wanted: JobId) -> JobRecord:

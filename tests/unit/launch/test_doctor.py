@@ -87,12 +87,12 @@ def test_whose_policies_a_job_meets() -> None:
     def refuses_all(policy: Mapping[str, Any], _spec: JobSpec) -> str | None:
         return "no" if policy else None
 
-    def level(*agents: AgentPresence, state: State = State.QUEUED) -> list[str]:
+    def level(*agents: AgentPresence, state: State = State.QUEUED, queue: QueueSpec = QUEUE) -> list[str]:
         record = JobRecord(
             queue="q", seq=1, job_type="train", spec=JobSpec(image="x"), state=state, submitted_at=NOW, updated_at=NOW
         )
         status = QueueStatus(Depth(1, 1, 1, {}), (), paused=False)
-        return levels(policies(QueueSeen(QUEUE, status, agents, [record]), [record], refuses_all))
+        return levels(policies(QueueSeen(queue, status, agents, [record]), [record], refuses_all))
 
     strict = AGENT.model_copy(update={"policy": STRICT})
     assert level(strict) == ["fail"]
@@ -100,7 +100,13 @@ def test_whose_policies_a_job_meets() -> None:
     assert level(strict.model_copy(update={"job_types": ("infer",)})) == ["ok"]
     assert level(strict.model_copy(update={"state": AgentState.DRAINING})) == ["ok"]
     assert level(strict, state=State.PREPARING) == ["ok"]
-    assert level(AGENT) == []
+    assert level(AGENT) == level() == []
+    provider = {"region": "eu-central-1", "instance_type": "m5.large", "agent_policy": STRICT}
+    coming = QUEUE.model_copy(update={"provider": AwsProvider.model_validate(provider)})
+    assert level(queue=coming) == ["fail"]
+    assert level(AGENT.model_copy(update={"policy": {}}), queue=coming) == ["ok"]
+    default = AwsProvider(region="eu-central-1", instance_type="m5.large")
+    assert level(queue=QUEUE.model_copy(update={"provider": default})) == []
 
 
 def test_versions_disks_and_gpus() -> None:

@@ -1,0 +1,1 @@
+"""`launch doctor` on real parts, healthy and broken."""
