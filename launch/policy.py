@@ -200,6 +200,8 @@ class Limits(Spec):
     """Size of /dev/shm. Unset: no limit."""
     timeout: Duration | None = None
     """How long an attempt may run. Unset: as long as it wants."""
+    stop_grace: Duration = 3600.0
+    """How long a job may go on after it was told to stop, whoever told it: by its timeout, by a cancel, by a drain."""
     pids: Annotated[int, Field(ge=16, le=4_000_000)] = PIDS_LIMIT
     """Processes and threads that a container may have at once; the same for every job."""
 

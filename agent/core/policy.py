@@ -142,6 +142,8 @@ def _limits(spec: JobSpec, limits: Limits) -> Iterator[Denial]:
     if limits.timeout is not None and (spec.timeout is None or spec.timeout > limits.timeout):
         found = None if spec.timeout is None else show_duration(spec.timeout)
         yield _too_much("timeout", "timeout", found, show_duration(limits.timeout))
+    if spec.stop_grace > limits.stop_grace:
+        yield _too_much("stop_grace", "stop_grace", show_duration(spec.stop_grace), show_duration(limits.stop_grace))
 
 
 def _too_much(rule: str, key: str, found: str | None, most: str) -> Denial:
