@@ -14,7 +14,7 @@ from functools import reduce
 
 import structlog
 
-from launch.errors import LaunchError
+from launch.errors import LaunchError, NotPermitted
 from launch.ports import Broker, Clock, Synced
 from launch.queue import QueueSpec
 from scaler.launches import Launches
@@ -116,6 +116,9 @@ class QueueService:
                     continue
             except LaunchError as error:
                 log.info("can't ask who leads", queue=self.name, why=error.message)
+                if isinstance(error, NotPermitted) and str(error) != self._trouble:
+                    self._trouble = str(error)
+                    self._tell(f"not scaled: {error}")
                 await self._wait(settings.lease_renew_s)
                 continue
             keeping = asyncio.create_task(self._lease.keep(), name=f"scaler-lease-{self.name}")

@@ -203,7 +203,10 @@ class Connection:
                         subject, payload, timeout=timeout_s, headers=dict(headers) if headers else None
                     )
         except TimeoutError:
-            raise NotPermitted(f"{what or subject}: {denied[0].message}", hint=denied[0].hint) from None
+            said = denied[0].message.replace(subject.lower(), subject)
+            raise NotPermitted(
+                said if subject in (what or subject) else f"{what}: {said}", hint=denied[0].hint
+            ) from None
         # Before Python 3.12 the `wait_for` in there loses a cancellation that comes together with the answer.
         if task and task.cancelling() > asked:
             raise asyncio.CancelledError
