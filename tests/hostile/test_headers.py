@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from launch.adapters.nats import connect
+from launch.adapters.nats.tolerant import TolerantClient
 from launch.subjects import JobId
 from tests.hostile.lab import GOOD, Wire, open_hostile, queue_spec
 
@@ -65,6 +66,8 @@ async def test_a_job_with_forged_headers_gets_its_end_and_hides_no_other(
 ODD = [
     *(block for block in BLOCKS if b"Rollup" not in block and b"Schedule" not in block),  # those the server refuses
     b"NATS/1.0x\r\nStatus: 404\r\n\r\n",
+    b"NATS/1.0abStatus: 404\r\n\r\n",
+    b"NATS/1.0abStatus: 404\r\na: b\r\n\r\n",
     b"NATS/1.0 404\r\n\r\nx: y\r\n\r\nz\r\n",
     b"NATS/1.0\r\nNats-Subject: queue.other.train\r\nNats-Sequence: 1\r\nNats-Time-Stamp: x\r\n\r\n",
     b"xy",
@@ -101,3 +104,9 @@ async def test_no_header_hides_a_job_from_who_looks_or_listens(nats_url: str, qu
         await wire.close()
         await broker.queues.delete(queue_name)
         await broker.close()
+
+
+@pytest.mark.parametrize("block", [b"NATS/1.0abStatus: 404\r\n\r\n", b"NATS/1.0x\r\nStatus: 404\r\n\r\n", *BLOCKS])
+async def test_a_status_stands_in_the_first_line_or_nowhere(block: bytes) -> None:
+    found = await TolerantClient()._process_headers(block) or {}
+    assert ("Status" in found) == block.startswith((b"NATS/1.0 503", b"NATS/1.0 404"))
