@@ -204,9 +204,8 @@ class Connection:
                     )
         except TimeoutError:
             said = denied[0].message.replace(subject.lower(), subject)
-            raise NotPermitted(
-                said if subject in (what or subject) else f"{what}: {said}", hint=denied[0].hint
-            ) from None
+            said = said if subject in (what or subject) else f"{what}: {said}"
+            raise NotPermitted(said, hint=denied[0].hint) from None
         # Before Python 3.12 the `wait_for` in there loses a cancellation that comes together with the answer.
         if task and task.cancelling() > asked:
             raise asyncio.CancelledError
