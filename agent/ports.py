@@ -46,7 +46,7 @@ class EngineInfo:
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """An image that is present: its id, its repository digest where it has one, its own user and working directory."""
+    """An image that is present: its id, the digest that it has in the repository asked for, its user and directory."""
 
     id: str
     digest: str | None

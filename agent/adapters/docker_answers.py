@@ -36,14 +36,19 @@ def container_of(found: Mapping[str, Any]) -> Container:
 
 
 def image_of(found: Mapping[str, Any], reference: str) -> ImageInfo:
-    """From an image's long account; of its digests the one that it has where `reference` names it."""
+    """From an image's long account.
+
+    Of its digests the one of the repository that `reference` names: the same image may lie in others, too, which have
+    nothing to do with the job. An id names none, and gets any.
+    """
     digests = [str(digest) for digest in found.get("RepoDigests") or ()]
     wanted = parse_image(reference)
-    named = [digest for digest in digests if wanted and (one := parse_image(digest)) and one.name == wanted.name]
+    if wanted is not None:
+        digests = [digest for digest in digests if (one := parse_image(digest)) and one.name == wanted.name]
     config = found.get("Config") or {}
     return ImageInfo(
         str(found["Id"]),
-        next(iter([*named, *digests]), None),
+        next(iter(digests), None),
         user=str(config.get("User") or ""),
         workdir=str(config.get("WorkingDir") or ""),
     )

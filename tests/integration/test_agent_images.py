@@ -41,9 +41,13 @@ async def test_an_absent_image_is_pulled_and_its_digest_recorded(lab: Lab, regis
         async with lab.agent():
             job = await lab.submit(image=reference, command=["true"])
             record = await lab.ended(job)
+            present = await lab.ended(await lab.submit(image=reference, command=["true"]))
+            built = await lab.ended(await lab.submit(command=["true"]))
     finally:
         forget(reference)
     assert (record.state, record.attempt) == (State.SUCCEEDED, 1), record.message
+    assert present.digest == record.digest
+    assert str(built.digest).startswith("sha256:")  # no registry has it: its id
     assert record.digest is not None
     assert record.digest.startswith(reference.rpartition(":")[0] + "@sha256:")
     assert [one.message for one in await lab.client.records.history(job)][1] == f"pulling {reference}"

@@ -57,6 +57,10 @@ class Proxy:
         self._open.set()
         await asyncio.gather(*self._accepted, return_exceptions=True)
 
+    async def until_quiet(self) -> None:
+        """Wait until every connection has ended."""
+        await asyncio.gather(*self._accepted, return_exceptions=True)
+
     def black_hole(self) -> None:
         """Pass nothing on any more, and tell nobody: connections stay open, new ones are accepted."""
         self._open.clear()

@@ -15,9 +15,11 @@ import shutil
 import subprocess
 import tempfile
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Self
 from urllib.parse import quote
+from urllib.request import Request, urlopen
 
 from tests.support import engine
 
@@ -69,28 +71,31 @@ class Registry:
     With TLS and a wrong password an engine tries a registry on loopback without TLS, too, and tells of that alone.
     """
 
-    def __init__(self, store: Path, *, private: bool = False, tls: bool = False) -> None:
+    def __init__(self, store: Path, *, private: bool = False, tls: bool = False, within: Sequence[str] = ()) -> None:
+        """`within` is the beginning of a command line that runs it somewhere else, as in a network namespace."""
         self.address = ""
         """`127.0.0.1:PORT`, what an image's name begins with."""
         self.log: list[str] = []
         self._store = store
         self._private = private
         self._tls = tls
+        self._within = within
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
         self._ready = threading.Event()
 
     def start(self) -> Self:
-        """Start it and return once it listens."""
+        """Start it and return once it listens; after a `stop` at the same address."""
         self._store.mkdir(parents=True, exist_ok=True)
+        self._ready.clear()
         config = self._store / "config.yml"
         config.write_text(
             "version: 0.1\n"
             f'storage: {{filesystem: {{rootdirectory: "{self._store / "data"}"}}}}\n'
-            + (self._guarded() if self._private else 'http: {addr: "127.0.0.1:0"}\n')
+            + (self._guarded() if self._private else f'http: {{addr: "{self._listens}"}}\n')
         )
         self._process = subprocess.Popen(
-            [registry_binary(), "serve", str(config)],
+            [*self._within, registry_binary(), "serve", str(config)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -144,18 +149,37 @@ class Registry:
         finally:
             forget(made)
 
+    def push_for(self, architecture: str, reference: str) -> str:
+        """Put a name for an image of one architecture alone beside an image of this registry; returns it."""
+        name, _, tag = reference.partition("/")[2].rpartition(":")
+        at = f"http://{self.address}/v2/{name}/manifests/"
+        kind = "application/vnd.docker.distribution.manifest.v2+json"
+        with urlopen(Request(at + tag, headers={"Accept": kind}), timeout=START_LIMIT_S) as reply:  # noqa: S310
+            size, digest = len(reply.read()), reply.headers["Docker-Content-Digest"]
+        platform = {"architecture": architecture, "os": "linux"}
+        entry = {"mediaType": kind, "size": size, "digest": digest, "platform": platform}
+        of_several = "application/vnd.docker.distribution.manifest.list.v2+json"
+        body = json.dumps({"schemaVersion": 2, "mediaType": of_several, "manifests": [entry]}).encode()
+        sent = Request(at + architecture, data=body, headers={"Content-Type": of_several}, method="PUT")  # noqa: S310
+        urlopen(sent, timeout=START_LIMIT_S).close()  # noqa: S310
+        return f"{self.address}/{name}:{architecture}"
+
+    @property
+    def _listens(self) -> str:
+        return self.address or "127.0.0.1:0"
+
     def _guarded(self) -> str:
         """The part of the configuration that asks for a login, over TLS or not; makes what that needs."""
         users = self._store / "htpasswd"
         users.write_text(_HTPASSWD)
         auth = f'auth: {{htpasswd: {{realm: test, path: "{users}"}}}}\n'
         if not self._tls:
-            return f'http: {{addr: "127.0.0.1:0"}}\n{auth}'
+            return f'http: {{addr: "{self._listens}"}}\n{auth}'
         key, certificate = str(self._store / "key.pem"), str(self._store / "cert.pem")
         made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
         named = ["-days", "2", "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
         _run([*made, *named, "-keyout", key, "-out", certificate])
-        return f'http: {{addr: "127.0.0.1:0", tls: {{certificate: "{certificate}", key: "{key}"}}}}\n{auth}'
+        return f'http: {{addr: "{self._listens}", tls: {{certificate: "{certificate}", key: "{key}"}}}}\n{auth}'
 
     def _read_log(self, stream: IO[str]) -> None:
         with stream:

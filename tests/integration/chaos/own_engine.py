@@ -40,10 +40,13 @@ class OwnEngine:
         """The address, as DOCKER_HOST has it."""
         return f"unix://{self.socket}"
 
+    def beside(self) -> list[str]:
+        """The beginning of a command line that runs in the engine's network."""
+        return [*AS_ROOT, "nsenter", f"--net=/proc/{self._holder.pid}/ns/net"]
+
     async def start(self, *, live_restore: bool = False) -> None:
         """Start the engine; returns once it answers."""
-        command = [*AS_ROOT, "nsenter", f"--net=/proc/{self._holder.pid}/ns/net"]
-        command += [shutil.which("dockerd") or "/usr/sbin/dockerd", "--host", self.host]
+        command = [*self.beside(), shutil.which("dockerd") or "/usr/sbin/dockerd", "--host", self.host]
         command += ["--data-root", str(self.data), "--exec-root", str(self._state)]
         command += ["--pidfile", str(self._folder / "pid"), "--group", str(os.getgid())]
         if live_restore:
