@@ -43,7 +43,8 @@ def committed(folder: Path, *, changed: Callable[[str], str] = str) -> str:
     plain, marker, secured = (ROOT / "nats.conf").read_text().partition("# To serve other machines")
     taken_in = re.sub(r"(?m)^#(?! \S)", "", secured)
     assert 'include "nats-roles.conf"\ntls {' in taken_in
-    text = re.sub(r"(?m)^(http: .*)$", "", plain).replace("port: 4222", "port: -1") + marker + taken_in
+    text = re.sub(r"(?m)^(http: .*)$", "", plain).replace("port: 4222", "port: -1")
+    text = text.replace('"./nats-data"', f'"{folder / "data"}"') + marker + taken_in
     return changed(text)
 
 
