@@ -48,3 +48,7 @@ class AgentPresence(BaseModel):
     policy: dict[str, Any] | None = None
     """What of its `agent.yaml` is not the default; None where it does not tell. Not parsed here: an agent of another
     version may have other rules, and is present all the same."""
+
+    def undated(self) -> AgentPresence:
+        """The same without when it was said: two that are equal say the same of the agent."""
+        return self.model_copy(update={"at": None})

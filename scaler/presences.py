@@ -89,7 +89,8 @@ class Agents:
         elif before is not None:
             self._gone[agent_id] = (before, self._clock.now())
         # A renewal that says nothing new wakes nobody.
-        if presence != before and self._synced_at is not None:
+        new = presence is None or before is None or presence.undated() != before.undated()
+        if new and self._synced_at is not None:
             for queue in {entry.queue for entry in (before, presence) if entry is not None}:
                 self._wake(queue)
 

@@ -66,7 +66,7 @@ class Scene:
         now = self.clock.now()
         presence = AgentPresence(
             agent_id=agent_id, queue=queue, capacity=CAPACITY, free=CAPACITY - Amount(slots=len(holds)), holds=holds,
-            version="0", host="h", started_at=now, idle_since=None if holds else now,
+            version="0", host="h", started_at=now, idle_since=None if holds else now, at=datetime.now(UTC),
         )  # fmt: skip
         await self.other.agents.put(presence, ttl_s=3600)
 
