@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from launch.core.image_patterns import check_pattern
 from launch.fields import Cpus, Duration, Memory, Name, S3Url, Spec
@@ -68,7 +68,7 @@ def _safe_network(value: object) -> str:
 
 
 _VOLUME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{1,127}", re.ASCII)
-_HOST_PATH = re.compile(r"/[^\0\n]{1,1023}")
+_HOST_PATH = re.compile(r"/[^\0\n]{0,1023}")
 _THE_HOSTS = ("/boot", "/dev", "/etc", "/proc", "/run", "/sys", "/var/lib/containerd", "/var/lib/docker", "/var/run")
 """Whoever may write there, and often who may only read, has the machine; the engine's socket lies there too."""
 
@@ -77,10 +77,10 @@ def _source(value: object) -> str:
     text = str(value)
     if _VOLUME.fullmatch(text):
         return text
-    parts = text.strip("/").split("/")
+    parts = text.strip("/").split("/") if text != "/" else []
     if not _HOST_PATH.fullmatch(text) or not all(part not in ("", ".", "..") for part in parts):
         raise ValueError(f"found {text[:80]!r}; allowed: an absolute path on the worker, or the name of a volume")
-    path = "/" + "/".join(parts)
+    path = "".join(f"/{part}" for part in parts)
     if any(f"{path}/".startswith(f"{theirs}/") or f"{theirs}/".startswith(f"{path}/") for theirs in _THE_HOSTS):
         raise ValueError(
             f"found {text[:80]!r}; allowed: a folder that neither is, holds nor is in {', '.join(_THE_HOSTS)}"
@@ -120,7 +120,16 @@ def _flag(value: object) -> bool:
 
 
 _STRING = WithJsonSchema({"type": "string"})
-_SOME: Any = {"min_length": 1, "max_length": 100}
+_SOME: Any = {"max_length": 100, "json_schema_extra": {"minItems": 1}}
+
+
+def _not_empty(value: tuple[str, ...]) -> tuple[str, ...]:
+    """Unlike a field's own `min_length`, says nothing of a list whose items were refused."""
+    if not value:
+        raise ValueError("found an empty list; allowed: 1 to 100 items")
+    return value
+
+
 _FLAG = WithJsonSchema({"type": "boolean"})
 
 Capability = Annotated[str, BeforeValidator(_capability), _STRING]
@@ -131,7 +140,9 @@ Grantable = Annotated[str, BeforeValidator(_grantable), _STRING]
 ImagePattern = Annotated[str, BeforeValidator(lambda value: check_pattern(str(value))), _STRING]
 Patterns = Annotated[tuple[ImagePattern, ...], Field(max_length=1000)]
 Flag = Annotated[bool, BeforeValidator(_flag), _FLAG]
-Devices = Annotated[tuple[Annotated[str, BeforeValidator(_device), _STRING], ...], Field(**_SOME)]
+Devices = Annotated[
+    tuple[Annotated[str, BeforeValidator(_device), _STRING], ...], Field(**_SOME), AfterValidator(_not_empty)
+]
 Uid = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
@@ -211,9 +222,9 @@ class AgentPolicy(Spec):
 
     images: ImageRules = ImageRules()
     """Rules on a job's image."""
-    networks: Annotated[tuple[Annotated[str, BeforeValidator(_safe_network), _STRING], ...], Field(**_SOME)] = (
-        "bridge",
-    )
+    networks: Annotated[
+        tuple[Annotated[str, BeforeValidator(_safe_network), _STRING], ...], Field(**_SOME), AfterValidator(_not_empty)
+    ] = ("bridge",)
     """The networks that jobs may be on, `bridge` or ones that the operator made; never the host's own. The first is for
     jobs that name none; `none` may always be asked for."""
     mounts: Annotated[dict[Name, MountRule], Field(max_length=100)] = Field(default_factory=dict)

@@ -67,7 +67,8 @@ def test_what_is_left_out_is_as_without_a_file(tmp_path: Path) -> None:
         ("mounts: {x: {sorce: /srv}}", "mounts.x.sorce: found an unknown key"),
         ("mounts: {X: {source: /srv}}", "mounts.X: found 'X'; allowed: 1 to 63 of a-z"),
         ("devices: {x: [/dev/sda]}", "devices.x.0: found '/dev/sda'; allowed: a device's path below /dev"),
-        ("networks: []", "networks: "),
+        ("networks: []", "networks: found an empty list; allowed: 1 to 100 items"),
+        ("mounts: {x: {source: /}}", "found '/'; allowed: a folder that neither is"),
         ("inputs: [/data]", "allowed: s3://bucket"),
         ("", "found nothing; allowed: the keys images"),
         ("a: &a [*a]", "agent.yaml: "),
@@ -77,6 +78,12 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(SpecError) as caught:
         load_policy(write(tmp_path, text))
     assert words in caught.value.message
+
+
+def test_a_refused_item_is_the_only_thing_that_is_said(tmp_path: Path) -> None:
+    with pytest.raises(SpecError) as caught:
+        load_policy(write(tmp_path, "networks: [host]"))
+    assert [problem.where for problem in caught.value.problems] == ["networks.0"]
 
 
 def test_a_file_that_is_not_there_is_no_policy(tmp_path: Path) -> None:
