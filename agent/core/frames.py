@@ -117,7 +117,8 @@ class FrameParser:
             end = buffer.find(b"\n", position) + 1
             if space < 0 or 0 < end <= space:
                 if end or len(buffer) - position >= MAX_TIME_BYTES:
-                    self.error = f"a log line without a time: {buffer[position:][:80]!r}"
+                    line = buffer[position : end or len(buffer)][:MAX_TIME_BYTES]  # not what came along by chance
+                    self.error = f"a log line without a time: {line!r}"
                 break
             # The time is from when the engine read the line: the job can't know it, and won't write it by chance.
             again = buffer.find(buffer[position : space + 1], space + 1, end or len(buffer))
