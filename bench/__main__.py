@@ -1,46 +1,74 @@
-"""`python -m bench [NAME…]`: run the measurements, print a table, save `build/bench/<name>.json`."""
+"""`python -m bench [NAME…]`: answer the questions, print a table of ratios, save `build/bench/<name>.json`.
+
+`--short` asks only what can be told in seconds, and fails when a ratio is lost beyond all noise: continuous integration
+runs that. `--plot` draws what has been saved for the docs, and measures nothing.
+"""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+import sys
+import time
 from pathlib import Path
-from typing import Any
 
 from bench import files, idle, launch_latency, logs, plan, start
+from bench.answer import Answer, Measure, Question, table
+from bench.machine import described
 
 FOLDER = Path("build/bench")
-QUESTIONS: dict[str, Callable[[], Awaitable[dict[str, Any]]]] = {
-    "start": lambda: start.measure(50),
-    "idle": lambda: idle.measure(30.0),
-    "logs": lambda: logs.measure(9, 25, 200, 10),
-    "files": lambda: files.measure(5, 256),
-    "launch": lambda: launch_latency.measure(100),
-    "plan": lambda: plan.measure(21),
+QUESTIONS: dict[str, Question] = {
+    "start": Question(lambda: start.measure(50), short=lambda: start.measure(8)),
+    "idle": Question(lambda: idle.measure(30.0)),
+    "logs": Question(lambda: logs.measure(9, 25, 200, 10)),
+    "files": Question(lambda: files.measure(5, 256)),
+    "launch": Question(lambda: launch_latency.measure(100)),
+    "plan": Question(lambda: plan.measure(21)),
 }
 
 
 def main() -> None:
-    """Run what was asked for, or everything."""
+    """Ask what was asked for, or everything."""
     parser = argparse.ArgumentParser(prog="bench", description="Measure nats-launch on real parts.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of: {', '.join(QUESTIONS)} (default: all)")
-    names = parser.parse_args().names or list(QUESTIONS)
-    unknown = [name for name in names if name not in QUESTIONS]
+    parser.add_argument("--short", action="store_true", help="seconds a question; exit 1 if a ratio is lost grossly")
+    parser.add_argument("--plot", action="store_true", help="draw docs/img/bench-*.svg from what was saved last")
+    asked = parser.parse_args()
+    unknown = [name for name in asked.names if name not in QUESTIONS]
     if unknown:
         parser.error(f"unknown: {', '.join(unknown)}; there are: {', '.join(QUESTIONS)}")
+    if asked.plot:
+        from bench.plot import draw  # matplotlib is an extra
+
+        draw(FOLDER)
+        return
+    names = asked.names or [name for name, question in QUESTIONS.items() if question.short or not asked.short]
+    answers = {name: _answered(name, short=asked.short) for name in names}
+    figures = [(name, figure) for name, answer in answers.items() for figure in answer.figures]
+    print(f"\n{table(figures)}")
+    lost = [f"{name}: {figure.name}" for name, figure in figures if figure.lost]
+    if asked.short and lost:
+        sys.exit(f"grossly lost: {'; '.join(lost)}")
+
+
+def _answered(name: str, *, short: bool) -> Answer:
+    print(f"{name} …", flush=True)
+    question = QUESTIONS[name]
+    measure = question.short if short and question.short is not None else question.full
+    since = time.monotonic()
+    answer = asyncio.run(_awaited(measure))
     FOLDER.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        print(f"{name} …", flush=True)
-        result = asyncio.run(_measured(name))
-        (FOLDER / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
-        for key, value in result.items():
-            print(f"  {key:28} {_shown(value)}")
+    saved = {"machine": described(), "short": short, "took_s": time.monotonic() - since, **answer.record()}
+    (FOLDER / f"{name}{'-short' if short else ''}.json").write_text(json.dumps(saved, indent=2) + "\n")
+    print(table([(name, figure) for figure in answer.figures]) if answer.figures else "  no figures")
+    for key, value in answer.detail.items():
+        print(f"  {key}: {_shown(value)}")
+    return answer
 
 
-async def _measured(name: str) -> dict[str, Any]:
-    return await QUESTIONS[name]()
+async def _awaited(measure: Measure) -> Answer:
+    return await measure()
 
 
 def _shown(value: object) -> str:

@@ -11,12 +11,12 @@ import contextlib
 import json
 import time
 from collections.abc import AsyncIterator
-from typing import Any
 
 import aiohttp
 
 from agent.core.container import ContainerPolicy, container_config
-from bench.parts import API, agent, broker, busybox, engine_socket, nats_server, quantile
+from bench.answer import Answer, Figure, quantile
+from bench.parts import API, agent, broker, busybox, engine_socket, nats_server
 from launch.adapters.nats import NatsBroker
 from launch.job import JobSpec
 from launch.ports import Synced
@@ -61,7 +61,7 @@ async def start_times(session: aiohttp.ClientSession) -> AsyncIterator[StartTime
             following.cancel()
 
 
-async def measure(jobs: int) -> dict[str, Any]:
+async def measure(jobs: int) -> Answer:
     """Milliseconds for `jobs` jobs of `true`, one at a time, and as many bare containers in between."""
     image = await busybox()
     spec = JobSpec(job_type="true", image=image, command=("true",))
@@ -79,14 +79,17 @@ async def measure(jobs: int) -> dict[str, Any]:
                 through_agent.append(await _published(link, times, spec))
     # The first of each warms caches on both sides.
     del bare[0], through_agent[0]
-    return {
-        "question": "publish -> process running, idle agent, one job of `true` at a time",
-        "jobs": jobs,
-        "agent_ms": {"p50": quantile(through_agent, 0.5), "p99": quantile(through_agent, 0.99)},
-        "engine_create_start_ms": {"p50": quantile(bare, 0.5), "p99": quantile(bare, 0.99)},
-        "ratio_p50": quantile(through_agent, 0.5) / quantile(bare, 0.5),
-        "ratio_p99": quantile(through_agent, 0.99) / quantile(bare, 0.99),
-    }
+    return Answer(
+        "publish -> process running, idle agent, one job of `true` at a time",
+        [_figure(through_agent, bare, 0.5, 1.05), _figure(through_agent, bare, 0.99, 1.5)],
+        {"agent_ms": through_agent, "engine_ms": bare},
+    )
+
+
+def _figure(through_agent: list[float], bare: list[float], share: float, target: float) -> Figure:
+    name = f"publish to running, p{share * 100:.0f}"
+    floor = quantile(bare, share)
+    return Figure(name, quantile(through_agent, share), "ms", target, len(bare), floor, "the engine's create and start")
 
 
 async def _bare(session: aiohttp.ClientSession, times: StartTimes, spec: JobSpec, number: int) -> float:
