@@ -13,13 +13,21 @@ import sys
 import time
 from pathlib import Path
 
-from bench import files, idle, launch_latency, logs, plan, start
+import uvloop
+
+from bench import crowd, dispatch, files, gap, idle, launch_latency, logs, plan, start, throughput
 from bench.answer import Answer, Measure, Question, table
 from bench.machine import described
 
 FOLDER = Path("build/bench")
 QUESTIONS: dict[str, Question] = {
+    "dispatch": Question(lambda: dispatch.measure(1000), short=lambda: dispatch.measure(30)),
     "start": Question(lambda: start.measure(50), short=lambda: start.measure(8)),
+    "throughput": Question(
+        lambda: throughput.measure(500, (1, 4, 16), 5), short=lambda: throughput.measure(40, (4,), 2)
+    ),
+    "gap": Question(lambda: gap.measure(100, 5), short=lambda: gap.measure(16, 2)),
+    "crowd": Question(lambda: crowd.measure(200, 30.0)),
     "idle": Question(lambda: idle.measure(30.0)),
     "logs": Question(lambda: logs.measure(9, 25, 200, 10)),
     "files": Question(lambda: files.measure(5, 256)),
@@ -57,7 +65,8 @@ def _answered(name: str, *, short: bool) -> Answer:
     question = QUESTIONS[name]
     measure = question.short if short and question.short is not None else question.full
     since = time.monotonic()
-    answer = asyncio.run(_awaited(measure))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # as the agent runs
+        answer = runner.run(_awaited(measure))
     FOLDER.mkdir(parents=True, exist_ok=True)
     saved = {"machine": described(), "short": short, "took_s": time.monotonic() - since, **answer.record()}
     (FOLDER / f"{name}{'-short' if short else ''}.json").write_text(json.dumps(saved, indent=2) + "\n")

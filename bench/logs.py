@@ -24,7 +24,8 @@ import uvloop
 from agent.adapters.docker import DockerEngine
 from agent.logs import LogPump
 from bench.answer import Answer, Figure, quantile
-from bench.parts import API, agent, broker, busybox, engine_socket, nats_server
+from bench.engine import API, engine_socket
+from bench.parts import agent, broker, busybox, nats_server
 from launch.adapters.nats import NatsBroker
 from launch.client import Client
 from launch.job import JobSpec

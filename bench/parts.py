@@ -1,4 +1,4 @@
-"""What every measurement needs: a nats-server, an image, an agent as its own process, and the engine's bare socket.
+"""What every measurement needs: a nats-server, an image, and an agent as its own process.
 
 Everything that is started here ends with the `with` block that started it.
 """
@@ -15,8 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO
 
-import aiohttp
-
+from bench.engine import SOCKET
 from launch.adapters.nats import NatsBroker, connect
 from launch.ports import Synced
 from launch.presence import AgentPresence
@@ -24,8 +23,6 @@ from launch.queue import QueueSpec, StaticProvider
 from tests.support.images import ensure_busybox
 from tests.support.nats_server import NatsServer
 
-API = "http://docker/v1.41"
-SOCKET = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock").removeprefix("unix://")
 READY_S = 30.0
 AGENT_LOG = Path("build/bench/agent.log")
 
@@ -50,13 +47,6 @@ async def broker(url: str) -> AsyncIterator[NatsBroker]:
         yield link
     finally:
         await link.close()
-
-
-@contextlib.asynccontextmanager
-async def engine_socket() -> AsyncIterator[aiohttp.ClientSession]:
-    """The engine's HTTP API with nothing in between."""
-    async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(SOCKET, limit=0)) as session:
-        yield session
 
 
 @contextlib.asynccontextmanager

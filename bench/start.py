@@ -8,15 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import time
-from collections.abc import AsyncIterator
 
-import aiohttp
-
-from agent.core.container import ContainerPolicy, container_config
 from bench.answer import Answer, Figure, quantile
-from bench.parts import API, agent, broker, busybox, engine_socket, nats_server
+from bench.engine import Bare, Events, engine_events, engine_socket
+from bench.parts import agent, broker, busybox, nats_server
 from launch.adapters.nats import NatsBroker
 from launch.job import JobSpec
 from launch.ports import Synced
@@ -24,41 +20,6 @@ from launch.subjects import JobId, container_name
 
 QUEUE = "bench-start"
 STARTED_S = 30.0
-
-
-class StartTimes:
-    """When the engine started each container, by name: nanoseconds since the epoch, from its own events."""
-
-    def __init__(self) -> None:
-        self._times: dict[str, asyncio.Future[int]] = {}
-
-    def of(self, name: str) -> asyncio.Future[int]:
-        """The moment, once it has come."""
-        return self._times.setdefault(name, asyncio.get_running_loop().create_future())
-
-    async def follow(self, session: aiohttp.ClientSession, ready: asyncio.Event) -> None:
-        """Take in the engine's events until cancelled."""
-        filters = json.dumps({"type": ["container"], "event": ["start"]})
-        timeout = aiohttp.ClientTimeout(total=None)
-        async with session.get(f"{API}/events", params={"filters": filters}, timeout=timeout) as events:
-            ready.set()
-            async for line in events.content:
-                event = json.loads(line)
-                self.of(event["Actor"]["Attributes"]["name"]).set_result(int(event["timeNano"]))
-
-
-@contextlib.asynccontextmanager
-async def start_times(session: aiohttp.ClientSession) -> AsyncIterator[StartTimes]:
-    """Engine start events within this block."""
-    times = StartTimes()
-    ready = asyncio.Event()
-    async with asyncio.TaskGroup() as tasks:
-        following = tasks.create_task(times.follow(session, ready), name="engine events")
-        await ready.wait()
-        try:
-            yield times
-        finally:
-            following.cancel()
 
 
 async def measure(jobs: int) -> Answer:
@@ -71,12 +32,13 @@ async def measure(jobs: int) -> Answer:
         async with (
             broker(url) as link,
             engine_socket() as session,
-            start_times(session) as times,
+            engine_events(session) as events,
             agent(link, url, QUEUE, max_jobs=1),
         ):
-            for number in range(jobs + 1):
-                bare.append(await _bare(session, times, spec, number))
-                through_agent.append(await _published(link, times, spec))
+            engine = Bare(session, spec)
+            for _ in range(jobs + 1):
+                bare.append(await _bare(engine, events))
+                through_agent.append(await _published(link, events, spec))
     # The first of each warms caches on both sides.
     del bare[0], through_agent[0]
     return Answer(
@@ -92,28 +54,22 @@ def _figure(through_agent: list[float], bare: list[float], share: float, target:
     return Figure(name, quantile(through_agent, share), "ms", target, len(bare), floor, "the engine's create and start")
 
 
-async def _bare(session: aiohttp.ClientSession, times: StartTimes, spec: JobSpec, number: int) -> float:
-    name = f"launch-bench-bare-{number}"
-    body = container_config(spec, JobId("bench-bare", number + 1), 1, "bench", "", ContainerPolicy(), (), env={})
+async def _bare(engine: Bare, events: Events) -> float:
     since = time.time_ns()
-    async with session.post(f"{API}/containers/create", params={"name": name}, json=body) as answer:
-        container = (await answer.json())["Id"]
-    async with session.post(f"{API}/containers/{container}/start") as answer:
-        answer.raise_for_status()
-    took_ms = (await times.of(name) - since) / 1e6
-    async with session.post(f"{API}/containers/{container}/wait") as answer:
-        await answer.read()
-    async with session.delete(f"{API}/containers/{container}", params={"force": "1"}) as answer:
-        await answer.read()
+    name, container = await engine.create()
+    await engine.start(container)
+    took_ms = (await events.of("start", name) - since) / 1e6
+    await engine.wait(container)
+    await engine.remove(container)
     return took_ms
 
 
-async def _published(link: NatsBroker, times: StartTimes, spec: JobSpec) -> float:
+async def _published(link: NatsBroker, events: Events, spec: JobSpec) -> float:
     body = spec.model_dump_json(exclude_unset=True).encode()
     since = time.time_ns()
     job = (await link.jobs.publish(QUEUE, "true", body)).job
     async with asyncio.timeout(STARTED_S):
-        took_ms = (await times.of(container_name(job, 1)) - since) / 1e6
+        took_ms = (await events.of("start", container_name(job, 1)) - since) / 1e6
         await _ended(link, job)
     return took_ms
 
