@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -86,6 +85,8 @@ def wait(
     limit_s = seconds(timeout, "--timeout") if timeout is not None else None
 
     async def main(client: Client) -> int:
+        import asyncio
+
         from launch.errors import LaunchError
 
         handles = [client.job(text) for text in job]

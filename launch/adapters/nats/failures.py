@@ -8,14 +8,14 @@ import time
 from collections.abc import Iterator
 
 import nats.errors
-import structlog
 
 from launch.errors import BrokerError, BrokerUnavailable
+from launch.logging import Logger
 
 TOLD_AGAIN_S = 60.0
 TEXTS_KEPT = 100
 
-_log = structlog.get_logger(__name__)
+_log = Logger(__name__)
 
 
 class ApiError(BrokerError):
