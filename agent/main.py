@@ -23,12 +23,14 @@ from agent.adapters.imds import Imds
 from agent.cancels import heed_cancels, heed_lapses
 from agent.claims import Claims
 from agent.core.ledger import Ledger
+from agent.core.netns import pool_size
 from agent.core.outcome import StopCause
 from agent.holds import Hold, Holds
 from agent.images import Images
 from agent.intake import Intake
 from agent.lease import keep_leases
 from agent.metrics import Reporting
+from agent.netns import NetworkPool
 from agent.ports import Engine, EngineInfo
 from agent.presence import Identity, Presence
 from agent.recovery import recover
@@ -129,6 +131,8 @@ class Agent:
         self._claims = Claims(broker, clock, self._holds, agent_id=agent_id, lease_s=settings.presence_ttl_s)
         self._stores = Stores(broker)
         self._usage = UsageSampler(engine, broker.metrics, clock, every_s=settings.usage_every_s, gpus=gpu_usage)
+        kept = pool_size(capacity.slots) if settings.policy.network_pool else 0
+        self._networks = NetworkPool(engine, agent_id, size=kept, machine=info.machine)
         secrets = secrets or Secrets()
         services = Services(
             engine=engine,
@@ -143,6 +147,7 @@ class Agent:
             secrets=secrets,
             images=Images(engine, registries or Registries(secrets), lambda: self._queue.registry_auth),
             reporting=Reporting(broker.metrics, engine, clock, self._usage),
+            networks=self._networks,
             queue=lambda: self._queue,
         )
         self._runner = Runner(services)
@@ -161,7 +166,7 @@ class Agent:
     async def run(self, stop: asyncio.Event, abort: asyncio.Event) -> None:
         """Work until told otherwise."""
         capacity = self._holds.ledger.capacity
-        recovered = await recover(self._engine, self._claims, self._agent_id)
+        recovered = await recover(self._engine, self._claims, self._networks, self._agent_id)
         await self._presence.announce()
         _log.info(
             "agent ready",
@@ -179,6 +184,7 @@ class Agent:
                 tasks.create_task(keep_leases(self._broker, self._holds), name="leases"),
                 tasks.create_task(self._presence.run(), name="presence"),
                 tasks.create_task(self._usage.run(), name="usage"),
+                tasks.create_task(self._networks.run(), name="network namespaces"),
                 tasks.create_task(
                     heed_cancels(self._broker.cancels, self._claims, self._holds, self._queue.queue_name),
                     name="cancels",
@@ -202,6 +208,7 @@ class Agent:
             for task in (working, leaving, *loops):
                 task.cancel()
         await self._presence.leave()
+        await self._networks.close()
         await self._stores.close()
         _log.info("agent stopped", agent=self._agent_id)
 

@@ -16,7 +16,8 @@ from aiodocker.containers import DockerContainer
 from aiodocker.exceptions import DockerError
 
 from agent.adapters.docker_answers import container_of, image_of, message_of, path_of, usage_of
-from agent.adapters.docker_link import SERVER_ERROR, EngineLink
+from agent.adapters.docker_link import SERVER_ERROR
+from agent.adapters.docker_talk import EngineTalk
 from agent.core.container import same_attempt
 from agent.core.frames import FrameParser, since_parameter
 from agent.core.pulls import PullMeter
@@ -47,7 +48,7 @@ _LOGIN_HEADER = "X-Registry-Auth"
 _STAT_HEADER = "X-Docker-Container-Path-Stat"
 
 
-class DockerEngine(EngineLink):
+class DockerEngine(EngineTalk):
     """One engine. Connects on first use and after every break; used within one event loop."""
 
     async def info(self) -> EngineInfo:
@@ -55,7 +56,8 @@ class DockerEngine(EngineLink):
         with self._translated("info"):
             async with asyncio.timeout(LOOK_LIMIT_S):
                 found = await self._client().system.info()
-            return EngineInfo(str(found["ServerVersion"]), int(found["NCPU"]), int(found["MemTotal"]))
+            machine = str(found.get("Architecture") or "")
+            return EngineInfo(str(found["ServerVersion"]), int(found["NCPU"]), int(found["MemTotal"]), machine)
 
     async def image(self, reference: str) -> ImageInfo | None:
         """The image if it is present, else None."""

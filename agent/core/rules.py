@@ -7,9 +7,9 @@ privileged mode, other namespaces, other security options). The defaults are wha
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from agent.core.container import DROPPED_CAPABILITIES, ContainerPolicy
 from agent.core.image_name import check_pattern
@@ -134,6 +134,10 @@ class AgentPolicy(Spec):
     """Rules on a job's image."""
     network: Annotated[str, BeforeValidator(_network), _STRING] = _SAFE.network
     """The network of every container: `bridge`, `none`, or one that the operator made; never the host's own."""
+    network_pool: Flag = False
+    """Whether containers get network namespaces that are made ahead, and used again while nothing is left in them: a
+    short job then takes less than half the time. Only on `bridge`, and without the capabilities that are dropped unless
+    said otherwise."""
     users: UserRules = UserRules()
     """Rules on the user of a job's container, whether job or image names it."""
     capabilities: CapabilityRules = CapabilityRules()
@@ -146,6 +150,17 @@ class AgentPolicy(Spec):
     """Names of secrets that jobs may refer to; `*` stands for anything, slashes too. An empty list: none."""
     inputs: Annotated[tuple[S3Url, ...], Field(max_length=1000)] | None = None
     """The S3 prefixes from which jobs may take inputs. Unset: what the agent's own credentials can read."""
+
+    @model_validator(mode="after")
+    def _poolable(self) -> Self:
+        if not self.network_pool:
+            return self
+        if self.network != _SAFE.network:
+            raise ValueError(f"network_pool: found network {self.network}; allowed: {_SAFE.network}")
+        kept = [] if "ALL" in self.capabilities.drop else sorted({*DROPPED_CAPABILITIES} - {*self.capabilities.drop})
+        if more := [*kept, *self.capabilities.add]:
+            raise ValueError(f"network_pool: found capabilities beside the usual, {', '.join(more)}; allowed: none")
+        return self
 
     def container(self) -> ContainerPolicy:
         """What every container is made with."""
