@@ -77,7 +77,7 @@ class Bare:
     async def create(self) -> tuple[str, str]:
         """A container's name and id."""
         self._made += 1
-        name = f"launch-bench-bare-{self._made}"
+        name = f"launch-bench-{os.getpid()}-{self._made}"
         job, policy = JobId("bench-bare", self._made), ContainerPolicy()
         body = container_config(self._spec, job, 1, "bench", "", policy, (), env={})
         answer = await self._post("containers/create", json=body, params={"name": name})
