@@ -24,7 +24,7 @@ LIMIT_S = 300.0
 
 
 @dataclass(slots=True)
-class _Sum:
+class Sum:
     """Of one side's blocks."""
 
     jobs: int = 0
@@ -32,16 +32,19 @@ class _Sum:
     cpu_s: float = 0.0
 
     def add(self, jobs: int, took_s: float, cpu_s: float) -> None:
+        """Another block."""
         self.jobs += jobs
         self.took_s += took_s
         self.cpu_s += cpu_s
 
     @property
     def rate(self) -> float:
+        """Jobs a second."""
         return self.jobs / self.took_s
 
     @property
     def cost_ms(self) -> float:
+        """CPU time a job."""
         return 1000 * self.cpu_s / self.jobs
 
 
@@ -68,9 +71,9 @@ async def measure(jobs: int, capacities: tuple[int, ...], blocks: int) -> Answer
     return Answer(f"{jobs} jobs of `true`, agent and bare loop in turns of {jobs // blocks}", figures)
 
 
-async def _at(capacity: int, jobs: int, blocks: int) -> tuple[_Sum, _Sum]:
+async def _at(capacity: int, jobs: int, blocks: int) -> tuple[Sum, Sum]:
     spec = JobSpec(job_type="true", image=await busybox(), command=("true",))
-    queue, ours, bare = f"bench-throughput-{capacity}", _Sum(), _Sum()
+    queue, ours, bare = f"bench-throughput-{capacity}", Sum(), Sum()
     with nats_server() as url:
         async with (
             broker(url) as link,
@@ -80,17 +83,18 @@ async def _at(capacity: int, jobs: int, blocks: int) -> tuple[_Sum, _Sum]:
         ):
             engine = Bare(session, spec)
             process = psutil.Process(pid)
-            await _through_agent(link, events, process, queue, spec, capacity)  # warms both sides
-            await _bare(engine, events, capacity, capacity)
+            await of_agent(link, events, process, queue, spec, capacity)  # warms both sides
+            await of_bare(engine, events, capacity, capacity)
             for _ in range(blocks):
-                ours.add(*await _through_agent(link, events, process, queue, spec, jobs // blocks))
-                bare.add(*await _bare(engine, events, jobs // blocks, capacity))
+                ours.add(*await of_agent(link, events, process, queue, spec, jobs // blocks))
+                bare.add(*await of_bare(engine, events, jobs // blocks, capacity))
     return ours, bare
 
 
-async def _through_agent(
+async def of_agent(
     link: NatsBroker, events: Events, process: psutil.Process, queue: str, spec: JobSpec, count: int
 ) -> tuple[int, float, float]:
+    """One block: how many jobs, the seconds that they took, the agent's CPU seconds."""
     body = spec.model_dump_json(exclude_unset=True).encode()
     before, since = process.cpu_times(), time.monotonic()
     async with asyncio.timeout(LIMIT_S):
@@ -101,7 +105,8 @@ async def _through_agent(
     return count, took_s, after.user + after.system - before.user - before.system
 
 
-async def _bare(engine: Bare, events: Events, count: int, capacity: int) -> tuple[int, float, float]:
+async def of_bare(engine: Bare, events: Events, count: int, capacity: int) -> tuple[int, float, float]:
+    """One block: how many lives, the seconds that they took, this process's CPU seconds."""
     left, names = count, list[str]()
 
     async def worker() -> None:
