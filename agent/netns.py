@@ -74,11 +74,16 @@ class NetworkPool:
         self._lent: dict[str, _Keeper] = {}
         self._spoilt: deque[_Keeper] = deque()
         self._changed = asyncio.Event()
+        self._settled = asyncio.Event()
 
     @property
     def ready(self) -> int:
         """How many namespaces wait for a job."""
         return len(self._free)
+
+    async def settled(self) -> None:
+        """Wait until there is nothing to make or to remove; `run` must be under way."""
+        await self._settled.wait()
 
     # -- what jobs do -------------------------------------------------------------------------------------------------
 
@@ -98,8 +103,10 @@ class NetworkPool:
             return
         clean = await self._is_clean(name, keeper)
         del self._lent[name]
-        (self._free if clean and keeper.alive else self._spoilt).append(keeper)
-        self._changed.set()
+        if clean and keeper.alive:
+            self._free.append(keeper)
+        else:
+            self._throw_away(keeper)
 
     async def _is_clean(self, name: str, keeper: _Keeper) -> bool:
         """Whether nothing of the job is left."""
@@ -137,13 +144,14 @@ class NetworkPool:
                 self._changed.clear()
                 try:
                     if self._spoilt:
-                        await self._engine.remove(self._spoilt[0].id)
+                        await seen_through(self._engine.remove(self._spoilt[0].id))
                         self._spoilt.popleft()
                     elif len(self._free) + len(self._lent) < self._size:
                         keeper = await self._make()
                         watches.create_task(self._watch(keeper), name=f"network namespace {keeper.id[:12]}")
                         self._free.append(keeper)
                     else:
+                        self._settled.set()
                         await self._changed.wait()
                 except (EngineError, EngineUnavailable) as error:
                     _log.warning("network namespace not made or removed", error=error.message, again_s=pause_s)
@@ -182,7 +190,7 @@ class NetworkPool:
             await seen_through(self._engine.start(created))
             return _Keeper(created, await self._look(created))
         except (EngineError, EngineUnavailable):
-            self._spoilt.append(_Keeper(created, None))
+            self._throw_away(_Keeper(created, None))
             raise
 
     async def _look(self, keeper: str) -> State:
@@ -206,5 +214,10 @@ class NetworkPool:
         if keeper in self._free:
             _log.warning("network namespace lost: its keeper has ended", container=keeper.id[:12])
             self._free.remove(keeper)
-            self._spoilt.append(keeper)
-            self._changed.set()
+            self._throw_away(keeper)
+
+    def _throw_away(self, keeper: _Keeper) -> None:
+        """Have `run` remove it, and make another in its place."""
+        self._spoilt.append(keeper)
+        self._settled.clear()
+        self._changed.set()

@@ -7,9 +7,14 @@ from collections.abc import AsyncGenerator, Mapping
 from typing import Final
 from urllib.parse import quote
 
+from aiodocker.exceptions import DockerError
+from aiodocker.stream import Stream
+from yarl import URL
+
 from agent.adapters.docker_link import SERVER_ERROR, EngineLink
 from agent.ports import EngineError
 
+_CONFLICT: Final = 409
 _OUT: Final = 1
 """The engine's number for standard output."""
 
@@ -35,8 +40,17 @@ class EngineTalk(EngineLink):
 
     async def talk(self, container: str, said: bytes) -> AsyncGenerator[bytes]:
         """Write to a running container's standard input; yields what it writes to its output from then on."""
-        with self._translated("talk"):
-            stream = self._client().containers.container(quote(container, safe="")).attach(stdin=True, stdout=True)
+        docker = self._client()
+
+        async def setup() -> tuple[URL, None, bool]:
+            found = await docker.containers.container(quote(container, safe="")).show()
+            if not found["State"]["Running"]:
+                # The engine would wait until it is started.
+                raise DockerError(_CONFLICT, f"container {container} is not running")
+            parameters = {"stream": "1", "stdin": "1", "stdout": "1"}
+            return URL(f"containers/{found['Id']}/attach").with_query(parameters), None, bool(found["Config"]["Tty"])
+
+        stream = Stream(docker, setup)
         try:
             with self._translated("talk"):
                 await stream.write_in(said)
