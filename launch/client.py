@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import AsyncGenerator
+import secrets
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import aclosing, asynccontextmanager
 from datetime import datetime
 from pathlib import Path
@@ -18,7 +19,7 @@ from launch.core.states import State
 from launch.errors import LaunchError, NotFound, Problem, SpecError
 from launch.handle import Job
 from launch.job import JobSpec
-from launch.ports import Broker, Clock, QueueStatus, Synced
+from launch.ports import Broker, Clock, NewJob, QueueStatus, Synced
 from launch.presence import AgentPresence, AgentState
 from launch.queue import QueueSpec
 from launch.record import JobRecord
@@ -27,6 +28,7 @@ from launch.subjects import MAX_SPEC_BYTES, JobId, Priority
 from launch.unclaimed import unclaimed_record
 
 if TYPE_CHECKING:
+    from launch.bulk import JobIds
     from launch.code import Progress, Shipped
 
 DEFAULT_JOB_TYPE = "default"
@@ -108,20 +110,50 @@ class Client:
         (no such queue), `QueueFull`, `SpecError` (the types disagree, the queue takes no such type, too large),
         `LaunchError` (a `msg_id` that fits in no header, a folder that can't be packed), `StoreError`.
         """
-        if msg_id is not None and (not msg_id.strip() or _CONTROL.search(msg_id)):
-            raise LaunchError(f"{msg_id[:80]!r} can't be a message id", hint="allowed: text without control characters")
+        _check_msg_id(msg_id)
         job_type = _one_type(job_type, spec)
         queue_spec = await self.broker.queues.get(queue)
         job_type = _type_in(queue_spec, job_type)
-        changes: dict[str, object] = {"job_type": job_type}
         if code is not None:
-            changes["code"] = (await self.ship(code)).ref
-        body = spec.model_copy(update=changes).model_dump_json(exclude_unset=True).encode()
-        if len(body) > MAX_SPEC_BYTES:
-            problem = Problem("", f"found {len(body)} bytes as JSON", f"allowed: at most {MAX_SPEC_BYTES}")
-            raise SpecError("the job spec", [problem])
+            spec = spec.model_copy(update={"code": (await self.ship(code)).ref})
+        body = _body(spec, job_type)
         published = await self.broker.jobs.publish(queue, job_type, body, priority=priority, msg_id=msg_id)
         return Job(self.broker, self.clock, published.job, duplicate=published.duplicate)
+
+    async def submit_many(
+        self,
+        queue: str,
+        specs: Iterable[JobSpec],
+        *,
+        job_type: str | None = None,
+        priority: Priority = Priority.MEDIUM,
+        msg_id: str | None = None,
+        skip: int = 0,
+        progress: Callable[[int], None] | None = None,
+    ) -> JobIds:
+        """Publish many jobs, in the order given; returns their ids once the broker has stored them all.
+
+        They are stored in batches of 1,000, each whole or not at all; `specs` may be a generator, and is never held in
+        memory as a whole. `progress` hears how many of `specs` are stored. With `msg_id` a repeat of a batch within the
+        queue's window of two minutes is recognised; `skip` leaves out the first so many specs, which are stored.
+
+        Raises `NotFound`, and `BulkInterrupted` for whatever ends it early, a spec that `submit` would refuse too: that
+        says what is stored, and how to go on without a double.
+        """
+        from launch.bulk import submit_all
+
+        _check_msg_id(msg_id)
+        if skip < 0:
+            raise LaunchError(f"can't skip {skip} jobs", hint="allowed: 0 or more")
+        found = await self.broker.queues.get(queue)
+
+        def jobs() -> Iterator[NewJob]:
+            for spec in specs:
+                named = _type_in(found, _one_type(job_type, spec))
+                yield NewJob(named, priority, _body(spec, named))
+
+        msg_id = msg_id or secrets.token_hex(8)
+        return await submit_all(self.broker, queue, jobs(), msg_id=msg_id, skip=skip, progress=progress)
 
     async def ship(self, folder: Path, *, limit_bytes: int | None = None, progress: Progress | None = None) -> Shipped:
         """Put a folder where jobs find it, unless it is there; the result's `ref` goes into a `JobSpec` as its `code`.
@@ -240,6 +272,23 @@ class Client:
 
 def _age(record: JobRecord) -> tuple[datetime, JobId]:
     return record.submitted_at, record.id
+
+
+def _check_msg_id(msg_id: str | None) -> None:
+    """Raises `LaunchError` for one that fits in no header."""
+    if msg_id is not None and (not msg_id.strip() or _CONTROL.search(msg_id)):
+        raise LaunchError(f"{msg_id[:80]!r} can't be a message id", hint="allowed: text without control characters")
+
+
+def _body(spec: JobSpec, job_type: str) -> bytes:
+    """The spec as it is published, with its type. Raises `SpecError` if it is too large."""
+    if spec.job_type != job_type:
+        spec = spec.model_copy(update={"job_type": job_type})
+    body = spec.model_dump_json(exclude_unset=True).encode()
+    if len(body) > MAX_SPEC_BYTES:
+        problem = Problem("", f"found {len(body)} bytes as JSON", f"allowed: at most {MAX_SPEC_BYTES}")
+        raise SpecError("the job spec", [problem])
+    return body
 
 
 def _one_type(job_type: str | None, spec: JobSpec) -> str | None:

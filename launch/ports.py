@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 from launch.files import Files
 from launch.points import Metrics
@@ -90,6 +90,14 @@ class Published:
 
     job: JobId
     duplicate: bool
+
+
+class NewJob(NamedTuple):
+    """A job that is to be stored."""
+
+    job_type: str
+    priority: Priority
+    body: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +195,14 @@ class Jobs(Protocol):
         """Store one job. With `msg_id`, a repeat within the queue's window is recognised and not stored again.
 
         Raises `NotFound` if there is no such queue, `QueueFull` if it is at its limit.
+        """
+        ...
+
+    async def publish_batch(self, queue: str, jobs: Sequence[NewJob], *, msg_id: str) -> Published:
+        """Store up to 1,000 jobs, all of them or none; returns the first, and the others' ids follow it without a gap.
+
+        A repeat of the same jobs with the same `msg_id` within the queue's window is recognised and not stored again.
+        Raises as `publish` does; after `BrokerUnavailable` a repeat tells whether they are stored.
         """
         ...
 

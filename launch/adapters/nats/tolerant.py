@@ -6,10 +6,13 @@ wrote for the server's own word, which stands in the block's first line.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
+import nats.errors
 from nats.aio.client import Client
 
+_SENT_AT_ONCE = 256 * 1024
 _BEGIN = b"NATS/1.0"
 _OWN_WORDS = ("Status", "Description")
 
@@ -31,3 +34,27 @@ class TolerantClient(Client):
             for name in _OWN_WORDS:
                 found.pop(name, None)
         return found
+
+    async def publish_all(self, messages: Iterable[tuple[bytes, bytes, bytes]]) -> None:
+        """Publish many messages without answers: subject, headers, and body, as they are on the wire.
+
+        The caller answers for subjects and headers. One by one through `publish` they cost four times as much.
+        """
+        if self.is_closed:
+            raise nats.errors.ConnectionClosedError
+        block = bytearray()
+        for subject, headers, body in messages:
+            if len(headers) + len(body) > self.max_payload:
+                raise nats.errors.MaxPayloadError
+            block += b"HPUB %b %d %d\r\n%b%b\r\n" % (subject, len(headers), len(headers) + len(body), headers, body)
+            if len(block) >= _SENT_AT_ONCE:
+                await self._send(block)
+                block = bytearray()
+        await self._send(block)
+
+    async def _send(self, block: bytearray) -> None:
+        """Hand on to the connection, which waits for the socket where too much waits already."""
+        if not self.is_connected:
+            raise nats.errors.OutboundBufferLimitError
+        await self._send_command(bytes(block))
+        await self._flush_pending()
