@@ -218,3 +218,18 @@ def test_what_a_policy_grants_is_in_the_container() -> None:
 def test_a_pattern_that_could_not_match_is_refused(pattern: str) -> None:
     with pytest.raises(ValidationError, match="begins with the registry"):
         policy_of(images={"allow": [pattern]})
+
+
+@pytest.mark.parametrize(
+    ("fields", "found"),
+    [
+        ({"network": "none"}, "found network none; allowed: bridge"),
+        ({"capabilities": {"add": ["SYS_PTRACE"]}}, "found capabilities beside the usual, SYS_PTRACE; allowed: none"),
+        ({"capabilities": {"drop": ["MKNOD"]}}, "AUDIT_WRITE, NET_RAW, SYS_CHROOT; allowed: none"),
+    ],
+)
+def test_namespaces_are_kept_only_for_jobs_that_can_not_change_them(fields: dict[str, Any], found: str) -> None:
+    assert policy_of(**fields).network_pool is False
+    with pytest.raises(ValidationError, match=found):
+        policy_of(network_pool=True, **fields)
+    assert policy_of(network_pool=True, capabilities={"drop": ["ALL"]}).network_pool
