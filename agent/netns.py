@@ -144,7 +144,7 @@ class NetworkPool:
                 self._changed.clear()
                 try:
                     if self._spoilt:
-                        await seen_through(self._engine.remove(self._spoilt[0].id))
+                        await self._remove(self._spoilt[0])
                         self._spoilt.popleft()
                     elif len(self._free) + len(self._lent) < self._size:
                         keeper = await self._make()
@@ -155,7 +155,6 @@ class NetworkPool:
                         await self._changed.wait()
                 except (EngineError, EngineUnavailable) as error:
                     _log.warning("network namespace not made or removed", error=error.message, again_s=pause_s)
-                    self._spoilt.rotate(-1)
                     await asyncio.sleep(pause_s)
                     pause_s = min(RETRY_MAX_S, 2 * pause_s)
                 else:
@@ -192,6 +191,13 @@ class NetworkPool:
         except (EngineError, EngineUnavailable):
             self._throw_away(_Keeper(created, None))
             raise
+
+    async def _remove(self, keeper: _Keeper) -> None:
+        """Remove it; one that the engine refuses to remove is left alone, and tried again by `close`."""
+        try:
+            await seen_through(self._engine.remove(keeper.id))
+        except EngineError as error:
+            _log.warning("network namespace not removed", container=keeper.id[:12], error=error.message)
 
     async def _look(self, keeper: str) -> State:
         """What the keeper tells. Raises as the engine does, also where it says nothing, or what makes no sense."""

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import uvloop
 
-from bench import crowd, dispatch, files, gap, idle, launch_latency, logs, plan, start, throughput
+from bench import crowd, dispatch, files, gap, idle, launch_latency, logs, netns, plan, start, throughput
 from bench.answer import Answer, Measure, Question, table
 from bench.machine import described
 
@@ -27,6 +27,7 @@ QUESTIONS: dict[str, Question] = {
         lambda: throughput.measure(500, (1, 4, 16), 5), short=lambda: throughput.measure(40, (4,), 2)
     ),
     "gap": Question(lambda: gap.measure(100, 5), short=lambda: gap.measure(16, 2)),
+    "netns": Question(lambda: netns.measure(50, 400, 5), short=lambda: netns.measure(8, 32, 1)),
     "crowd": Question(lambda: crowd.measure(200, 30.0)),
     "idle": Question(lambda: idle.measure(30.0)),
     "logs": Question(lambda: logs.measure(9, 25, 200, 10)),

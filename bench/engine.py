@@ -69,10 +69,11 @@ async def engine_events(session: aiohttp.ClientSession) -> AsyncIterator[Events]
 class Bare:
     """Containers as the agent makes them, by plain requests."""
 
-    def __init__(self, session: aiohttp.ClientSession, spec: JobSpec) -> None:
+    def __init__(self, session: aiohttp.ClientSession, spec: JobSpec, *, after: int = 0) -> None:
+        """`after` is the number that its names count on from."""
         self._session = session
         self._spec = spec
-        self._made = 0
+        self._made = after
 
     async def create(self) -> tuple[str, str]:
         """A container's name and id."""

@@ -51,16 +51,25 @@ async def broker(url: str) -> AsyncIterator[NatsBroker]:
 
 @contextlib.asynccontextmanager
 async def agent(
-    link: NatsBroker, url: str, queue: str, *, max_jobs: int, engine: Path | None = None
+    link: NatsBroker,
+    url: str,
+    queue: str,
+    *,
+    max_jobs: int,
+    engine: Path | None = None,
+    policy: Path | None = None,
 ) -> AsyncIterator[int]:
     """A queue and an agent for it, as a process of its own; yields its pid once it takes work.
 
-    `engine` is the socket that it reaches the engine by, if not the engine's own. What it says is in `AGENT_LOG`.
+    `engine` is the socket that it reaches the engine by, if not the engine's own; `policy` its `agent.yaml`. What it
+    says is in `AGENT_LOG`.
     """
     await link.queues.apply(QueueSpec(queue_name=queue, provider=StaticProvider()))
     with TemporaryDirectory() as folder, _log() as log:
         command = ["-m", "launch", "agent", "--queue", queue, "--data-dir", folder, "--server", url]
         command += ["--max-jobs", str(max_jobs)]
+        if policy is not None:
+            command += ["--policy", str(policy)]
         surroundings = {**os.environ, "DOCKER_HOST": f"unix://{engine or SOCKET}"}
         process = await asyncio.create_subprocess_exec(
             sys.executable, *command, stdout=log, stderr=log, env=surroundings

@@ -67,6 +67,7 @@ async def test_a_job_keeps_its_namespace_while_its_agent_is_replaced(lab: Lab) -
     assert keepers(lab) == {used}
     # A policy without the pool puts away what one with it has left.
     async with lab.agent() as worker:
+        await lab.presence(lambda one: one is not None and one.capacity.slots == 4)
         assert keepers(lab) == {used}
         await lab.release(held)
         record = await lab.ended(held)

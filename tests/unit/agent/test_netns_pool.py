@@ -159,13 +159,15 @@ async def test_one_that_can_not_be_removed_does_not_stand_in_the_way_of_others()
     async with rig.running() as pool:
         await rig.begin("one")
         await rig.begin("two")
-        rig.engine.fail("remove", REFUSED, times=3)
+        rig.engine.fail("remove", REFUSED)
         rig.says = answer({"/etc/hosts": b"evil"})
         await pool.part("one")
         await pool.part("two")
         rig.says = answer()
         await pool.settled()
-        assert (pool.ready, len(rig.keepers())) == (2, 2)
+        assert (pool.ready, len(rig.keepers())) == (2, 3)
+    await pool.close()
+    assert rig.keepers() == []
 
 
 @simulated
