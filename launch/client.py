@@ -11,7 +11,6 @@ import re
 import secrets
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import aclosing, asynccontextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,11 +24,11 @@ from launch.queue import QueueSpec
 from launch.record import JobRecord
 from launch.settings import Endpoint
 from launch.subjects import MAX_SPEC_BYTES, JobId, Priority
-from launch.unclaimed import unclaimed_record
 
 if TYPE_CHECKING:
     from launch.bulk import JobIds
     from launch.code import Progress, Shipped
+    from launch.listing import Listing
 
 DEFAULT_JOB_TYPE = "default"
 """The type of a job that names none, in a queue that takes any."""
@@ -38,9 +37,6 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 DRAIN_HEARD_S = 10.0
 """An agent that is there hears of a drain at once; one that does not within this long has trouble."""
-
-MAX_LISTED = 1_000_000
-"""As many jobs of one queue are listed when no limit is given."""
 
 
 @asynccontextmanager
@@ -175,27 +171,19 @@ class Client:
     ) -> list[JobRecord]:
         """The jobs of one queue or of all, oldest first: records, and queued jobs that have no record yet.
 
-        With `limit`, at most so many that have a record (the latest), and in each queue so many that have none (the
-        next in line). Raises `NotFound` if a queue is named that does not exist and has left no records.
+        With `limit`, at most so many that have a record (those that changed last), and in each queue so many that have
+        none (the next in line): however many records there are, few are read. Raises `NotFound` if a queue is named
+        that does not exist and has left no records.
         """
-        kept = await self.broker.records.list(queue)
-        found = [record for record in kept if state is None or record.state is state]
-        found.sort(key=_age)
-        if limit is not None:
-            found = found[max(0, len(found) - limit) :]
-        if state in (None, State.QUEUED):
-            known = {record.id for record in kept}
-            for name in [queue] if queue else [spec.queue_name for spec in await self.broker.queues.list()]:
-                held = sum(record.queue == name and not record.state.terminal for record in kept)
-                try:
-                    lying = await self.broker.jobs.peek(name, MAX_LISTED if limit is None else held + limit)
-                except NotFound:
-                    if queue and not kept:
-                        raise
-                    continue
-                fresh = [unclaimed_record(message) for message in lying if message.job not in known]
-                found.extend(fresh[:limit])
-        return sorted(found, key=_age)
+        return (await self.listing(queue, state, limit=limit)).jobs
+
+    async def listing(
+        self, queue: str | None = None, state: State | None = None, *, limit: int | None = None
+    ) -> Listing:
+        """The same, and whether older ones are left out."""
+        from launch.listing import list_jobs
+
+        return await list_jobs(self.broker, queue, state, limit)
 
     async def cancel(self, job: str | JobId) -> JobRecord:
         """`Job.cancel` of the job with this id."""
@@ -268,10 +256,6 @@ class Client:
                 if change.value is None or change.value.state is not AgentState.READY:
                     return change.value
         raise LaunchError("the watch of agents ended early")  # a broker that breaks its contract
-
-
-def _age(record: JobRecord) -> tuple[datetime, JobId]:
-    return record.submitted_at, record.id
 
 
 def _check_msg_id(msg_id: str | None) -> None:

@@ -253,6 +253,10 @@ class Records(Protocol):
         """The record's past values, oldest first, the present one last: the job's timeline. Empty if none."""
         ...
 
+    async def recent(self, count: int, *, queue: str | None = None) -> tuple[list[JobRecord], bool]:
+        """The `count` records (of one queue) that changed last, in the order of that change; whether there are more."""
+        ...
+
     async def list(self, queue: str | None = None) -> list[JobRecord]:
         """All records (of one queue), by queue and sequence."""
         ...

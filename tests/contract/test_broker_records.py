@@ -16,7 +16,7 @@ from launch.job import JobSpec
 from launch.ports import SYNCED, Broker, Changed, Synced
 from launch.record import CancelRequest, JobRecord
 from launch.subjects import JobId, Priority
-from tests.contract.broker_world import NOW, record
+from tests.contract.broker_world import NOW, queue_spec, record
 
 
 async def test_a_job_without_a_record_has_none(broker: Broker, queue: str) -> None:
@@ -208,3 +208,33 @@ async def test_several_watch_at_once_and_one_leaves(broker: Broker, queue: str) 
             assert await anext(leaves) is SYNCED
         revision = await broker.records.create(record(job))
         assert await anext(stays) == Changed(str(job), record(job), revision)
+
+
+async def test_recent_are_those_that_changed_last(broker: Broker, other: Broker, queue: str) -> None:
+    other_queue = f"{queue}-2"
+    assert await broker.records.recent(3, queue=queue) == ([], False)
+    revisions = {}
+    for seq in range(1, 31):
+        revisions[seq] = await other.records.create(record(JobId(queue, seq)))
+        await other.records.create(record(JobId(other_queue, seq)))
+    for seq in (30, 7, 7, 3):
+        revisions[seq] = await other.records.update(record(JobId(queue, seq), attempt=seq), revisions[seq])
+
+    async def recent(count: int) -> tuple[list[int], bool]:
+        found, more = await broker.records.recent(count, queue=queue)
+        assert all(r.queue == queue for r in found)
+        assert [r.attempt for r in found if r.seq in (30, 7, 3)] == [r.seq for r in found if r.seq in (30, 7, 3)]
+        return [r.seq for r in found], more
+
+    assert await recent(1) == ([3], True)
+    assert await recent(5) == ([28, 29, 30, 7, 3], True)
+    in_order = [*(seq for seq in range(1, 30) if seq not in (7, 3)), 30, 7, 3]
+    assert await recent(29) == (in_order[1:], True)
+    assert await recent(30) == (in_order, False)
+    assert await recent(1000) == (in_order, False)
+    newest, more = await broker.records.recent(2)
+    assert (len(newest), more) == (2, True)
+    await other.queues.apply(queue_spec(queue))
+    await other.queues.delete(queue)
+    assert await broker.records.recent(3, queue=queue) == ([], False)
+    await other.queues.apply(queue_spec(queue))

@@ -100,6 +100,10 @@ class NatsRecords:
         entries = await self._bucket.all(f"{queue}.>" if queue else ">")
         return sorted(readable(entries, _record), key=lambda record: record.id)
 
+    async def recent(self, count: int, *, queue: str | None = None) -> tuple[builtins.list[JobRecord], bool]:
+        entries, more = await self._bucket.recent(f"{queue}.>" if queue else ">", count)
+        return [*readable(entries, _record)], more
+
     def watch(
         self, *, queue: str | None = None, job: JobId | None = None
     ) -> AsyncGenerator[Changed[JobRecord] | Synced]:
