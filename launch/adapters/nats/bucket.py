@@ -118,10 +118,12 @@ class Bucket:
         Read from the end, in steps that grow: a bucket may keep many revisions of a key, or have few that match.
         """
         state = await self._state()
+        if state is None or not state["messages"]:
+            return [], False
         found: dict[str, Entry] = {}
         end = math.inf
-        begin, step = (state["last_seq"], count * REVISIONS) if state else (0, 0)
-        while state and begin >= state["first_seq"] and sum(e.value is not None for e in found.values()) <= count:
+        begin, step = state["last_seq"], count * REVISIONS
+        while begin >= state["first_seq"] and sum(e.value is not None for e in found.values()) <= count:
             begin = max(state["first_seq"] - 1, begin - step)
             found = await self._between(keys, begin, end) | found
             end, step = begin + 1, step * 4
