@@ -232,6 +232,11 @@ async def test_recent_are_those_that_changed_last(broker: Broker, other: Broker,
     assert await recent(29) == (in_order[1:], True)
     assert await recent(30) == (in_order, False)
     assert await recent(1000) == (in_order, False)
+    for attempt in range(20):
+        revisions[3] = await other.records.update(record(JobId(queue, 3), attempt=attempt), revisions[3])
+    for count in range(1, 8):
+        found, more = await broker.records.recent(count, queue=queue)
+        assert ([r.seq for r in found], found[-1].attempt, more) == (in_order[-count:], 19, True)
     newest, more = await broker.records.recent(2)
     assert (len(newest), more) == (2, True)
     await other.queues.apply(queue_spec(queue))
