@@ -210,7 +210,11 @@ async def test_several_watch_at_once_and_one_leaves(broker: Broker, queue: str) 
         assert await anext(stays) == Changed(str(job), record(job), revision)
 
 
-async def test_recent_are_those_that_changed_last(broker: Broker, other: Broker, queue: str) -> None:
+@pytest.mark.parametrize("revisions_expected", [1, 5])
+async def test_recent_are_those_that_changed_last(
+    broker: Broker, other: Broker, queue: str, revisions_expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("launch.adapters.nats.bucket.REVISIONS", revisions_expected)
     other_queue = f"{queue}-2"
     assert await broker.records.recent(3, queue=queue) == ([], False)
     revisions = {}
@@ -226,11 +230,9 @@ async def test_recent_are_those_that_changed_last(broker: Broker, other: Broker,
         assert [r.attempt for r in found if r.seq in (30, 7, 3)] == [r.seq for r in found if r.seq in (30, 7, 3)]
         return [r.seq for r in found], more
 
-    assert await recent(1) == ([3], True)
-    assert await recent(5) == ([28, 29, 30, 7, 3], True)
     in_order = [*(seq for seq in range(1, 30) if seq not in (7, 3)), 30, 7, 3]
-    assert await recent(29) == (in_order[1:], True)
-    assert await recent(30) == (in_order, False)
+    for count in range(1, 31):
+        assert await recent(count) == (in_order[-count:], count < 30)
     assert await recent(1000) == (in_order, False)
     for attempt in range(20):
         revisions[3] = await other.records.update(record(JobId(queue, 3), attempt=attempt), revisions[3])
