@@ -27,6 +27,10 @@ TELL_EVERY_S: Final = 2.0
 TELL_STEP: Final = 10
 """Progress is told at most so often, and in steps of so many percent: a record keeps 64 changes in all."""
 
+FRESH_S: Final = 1.0
+"""What was seen of an image that a job was expected to want counts for so long at most."""
+EXPECTED: Final = 64
+
 _log = structlog.get_logger(__name__)
 
 
@@ -50,13 +54,23 @@ class Images:
         self._registries = registries
         self._given = given
         self._pulls: dict[str, _Pulling] = {}
+        self._looks: dict[str, asyncio.Task[ImageInfo | None]] = {}
+
+    def expect(self, reference: str) -> None:
+        """A job that is being claimed will want this image: look it up meanwhile. Never raises."""
+        loop = asyncio.get_running_loop()
+        if reference not in self._looks and len(self._looks) < EXPECTED:
+            look = asyncio.create_task(self._engine.image(reference), name=f"look at {reference}")
+            look.add_done_callback(_seen)
+            self._looks[reference] = look
+            loop.call_later(FRESH_S, self._looks.pop, reference, None)
 
     async def fetch(self, reference: str, pull: Pull, tell: Callable[[str], Awaitable[None]]) -> ImageInfo:
         """The image, pulled if `pull` says so; `tell` hears how far that is, at a bounded rate.
 
         Raises `Unready` with the reason if it can't be had, and `EngineUnavailable`.
         """
-        image = await self._engine.image(reference) if pull is not Pull.ALWAYS else None
+        image = await self._look(reference) if pull is not Pull.ALWAYS else None
         if image is None and pull is Pull.NEVER:
             message = f"{reference} is not on this worker, and the job says pull: never; load it there, or allow pulls"
             raise Unready(Reason.IMAGE_NOT_FOUND, message)
@@ -67,6 +81,11 @@ class Images:
             message = f"the image {reference} was removed as soon as it was there"
             raise Unready(Reason.IMAGE_PULL_FAILED, message)
         return image
+
+    async def _look(self, reference: str) -> ImageInfo | None:
+        """The image if it is present; a look that was taken ahead serves one job."""
+        look = self._looks.pop(reference, None)
+        return await (self._engine.image(reference) if look is None else asyncio.shield(look))
 
     async def _share(self, reference: str, tell: Callable[[str], Awaitable[None]]) -> None:
         """Wait for the pull of this image, begun by whoever wanted it first."""
@@ -110,6 +129,12 @@ class Images:
                 _log.warning("pull broken off", image=reference, error=error.reply, next_try_s=pause_s)
             pulling.progress = None
             await asyncio.sleep(pause_s)
+
+
+def _seen(look: asyncio.Future[ImageInfo | None]) -> None:
+    """Perhaps nobody asks for it any more: then its failure is none to complain of."""
+    if not look.cancelled():
+        look.exception()
 
 
 def _account(fault: Fault, login: Login, registry: str) -> str:

@@ -134,6 +134,7 @@ class Agent:
         kept = pool_size(capacity.slots) if settings.policy.network_pool else 0
         self._networks = NetworkPool(engine, agent_id, size=kept, machine=info.machine)
         secrets = secrets or Secrets()
+        self._images = Images(engine, registries or Registries(secrets), lambda: self._queue.registry_auth)
         services = Services(
             engine=engine,
             broker=broker,
@@ -145,7 +146,7 @@ class Agent:
             policy=settings.policy.container(),
             stores=self._stores,
             secrets=secrets,
-            images=Images(engine, registries or Registries(secrets), lambda: self._queue.registry_auth),
+            images=self._images,
             reporting=Reporting(broker.metrics, engine, clock, self._usage),
             networks=self._networks,
             queue=lambda: self._queue,
@@ -234,6 +235,7 @@ class Agent:
                 self._holds,
                 self._clock,
                 start,
+                self._images.expect,
                 agent_id=self._agent_id,
                 queue=lambda: self._queue,
                 job_types=self._settings.job_types,

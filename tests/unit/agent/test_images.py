@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import Any
 
 import pytest
@@ -10,8 +11,8 @@ import pytest
 from agent.core.outcome import Unready
 from agent.core.pulls import PullMeter, show_pull
 from agent.core.registry_login import Credential
-from agent.images import TELL_EVERY_S, Images
-from agent.ports import EngineError, PullProgress
+from agent.images import FRESH_S, TELL_EVERY_S, Images
+from agent.ports import EngineError, EngineUnavailable, ImageInfo, PullProgress
 from agent.registries import Registries
 from agent.secrets import Secrets
 from launch.core.states import Reason
@@ -140,3 +141,40 @@ async def test_the_login_goes_to_the_engine() -> None:
     engine.private[IMAGE] = Credential("bob", "x")
     with pytest.raises(Unready, match="with no login"):
         await images(engine).fetch(IMAGE, Pull.MISSING, hush)
+
+
+def looks(engine: FakeEngine) -> int:
+    return sum(step == "image" for step, _ in engine.calls)
+
+
+@simulated
+async def test_an_expected_image_is_looked_up_ahead_for_one_job_and_not_for_long() -> None:
+    engine = FakeEngine(images=[IMAGE])
+    some = images(engine)
+    some.expect(IMAGE)
+    some.expect(IMAGE)
+    first = await some.fetch(IMAGE, Pull.MISSING, hush)
+    assert looks(engine) == 1
+    engine.images[IMAGE] = ImageInfo("sha256:newer", None)
+    assert (await some.fetch(IMAGE, Pull.MISSING, hush)).id != first.id
+    some.expect(IMAGE)
+    await asyncio.sleep(0)
+    seen = (await some.fetch(IMAGE, Pull.NEVER, hush)).id
+    some.expect(IMAGE)
+    await asyncio.sleep(FRESH_S)
+    engine.images[IMAGE] = ImageInfo("sha256:newest", None)
+    assert (await some.fetch(IMAGE, Pull.NEVER, hush)).id != seen
+
+
+@simulated
+async def test_a_look_ahead_that_nobody_asks_for_may_fail_and_the_next_job_looks_itself() -> None:
+    engine = FakeEngine(images=[IMAGE])
+    some = images(engine)
+    complaints: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    engine.fail("image", EngineUnavailable("away"))
+    some.expect(IMAGE)
+    await asyncio.sleep(FRESH_S)
+    gc.collect()
+    assert complaints == []
+    assert (await some.fetch(IMAGE, Pull.MISSING, hush)).id == engine.images[IMAGE].id
