@@ -9,6 +9,7 @@ import asyncio
 import os
 import re
 import secrets
+import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -34,6 +35,10 @@ DEFAULT_JOB_TYPE = "default"
 """The type of a job that names none, in a queue that takes any."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+SPEC_KEPT_S = 1.0
+"""A change of a queue's job types takes effect on who submits within so long."""
+SPECS_KEPT = 100
 
 DRAIN_HEARD_S = 10.0
 """An agent that is there hears of a drain at once; one that does not within this long has trouble."""
@@ -83,6 +88,7 @@ class Client:
             clock = SystemClock()
         self.broker = broker
         self.clock = clock
+        self._known: dict[str, tuple[float, QueueSpec]] = {}
 
     # -- jobs ---------------------------------------------------------------------------------------------------
 
@@ -108,8 +114,7 @@ class Client:
         """
         _check_msg_id(msg_id)
         job_type = _one_type(job_type, spec)
-        queue_spec = await self.broker.queues.get(queue)
-        job_type = _type_in(queue_spec, job_type)
+        job_type = _type_in(await self._spec_of(queue), job_type)
         if code is not None:
             spec = spec.model_copy(update={"code": (await self.ship(code)).ref})
         body = _body(spec, job_type)
@@ -204,8 +209,20 @@ class Client:
 
     # -- queues and agents ----------------------------------------------------------------------------------------
 
+    async def _spec_of(self, queue: str) -> QueueSpec:
+        """The queue's spec as it was a second ago at most: who submits one job after the other asks for it once."""
+        read_at, spec = self._known.get(queue, (0.0, None))
+        now_s = time.monotonic()
+        if spec is None or now_s - read_at > SPEC_KEPT_S:
+            if len(self._known) >= SPECS_KEPT:
+                self._known.clear()
+            spec = await self.broker.queues.get(queue)
+            self._known[queue] = now_s, spec
+        return spec
+
     async def apply_queue(self, spec: QueueSpec) -> list[str]:
         """Make the queue as the spec says; returns a line for each thing that was created or changed."""
+        self._known.pop(spec.queue_name, None)
         return await self.broker.queues.apply(spec)
 
     async def queues(self) -> list[QueueSpec]:
@@ -226,6 +243,7 @@ class Client:
 
     async def delete_queue(self, name: str) -> int:
         """Delete the queue and what lies in it; returns how many jobs that were. Raises `NotFound`."""
+        self._known.pop(name, None)
         return await self.broker.queues.delete(name)
 
     async def agents(self, queue: str | None = None) -> list[AgentPresence]:

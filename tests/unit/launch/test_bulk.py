@@ -10,6 +10,7 @@ from launch.bulk import BATCH_BYTES, BATCH_JOBS, BulkInterrupted, JobIds
 from launch.client import Client
 from launch.errors import BrokerUnavailable, LaunchError, NotFound, QueueFull, SpecError
 from launch.job import JobSpec
+from launch.queue import QueueSpec
 from launch.subjects import JobId, Priority
 from tests.contract.broker_world import queue_spec
 from tests.fakes.broker import FakeBroker, FakeServer
@@ -151,3 +152,26 @@ def test_ids_are_a_sequence() -> None:
     assert repr(ids) == "<6 jobs of q: 5-9, 20>"
     with pytest.raises(IndexError):
         ids[6]
+
+
+async def test_one_job_after_the_other_asks_for_the_spec_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    get = world.broker.queues.get
+
+    async def counted(queue: str) -> QueueSpec:
+        asked.append(queue)
+        return await get(queue)
+
+    monkeypatch.setattr(world.broker.queues, "get", counted)
+    for spec in specs(3):
+        await world.client.submit("q", spec)
+    assert asked == ["q"]
+    await world.client.apply_queue(queue_spec("q", job_types=["test"]))
+    with pytest.raises(SpecError, match="allowed: test"):
+        await world.client.submit("q", JobSpec(image="i", job_type="train"))
+    monkeypatch.setattr("launch.client.SPEC_KEPT_S", 0.0)
+    await world.broker.queues.apply(queue_spec("q", job_types=["train"]))
+    await world.client.submit("q", JobSpec(image="i", job_type="train"))
+    await world.client.delete_queue("q")
+    with pytest.raises(NotFound):
+        await world.client.submit("q", JobSpec(image="i", job_type="train"))
