@@ -55,13 +55,15 @@ class Images:
         self._given = given
         self._pulls: dict[str, _Pulling] = {}
         self._looks: dict[str, asyncio.Task[ImageInfo | None]] = {}
+        self._under_way: set[asyncio.Task[ImageInfo | None]] = set()
 
     def expect(self, reference: str) -> None:
         """A job that is being claimed will want this image: look it up meanwhile. Never raises."""
         loop = asyncio.get_running_loop()
         if reference not in self._looks and len(self._looks) < EXPECTED:
             look = asyncio.create_task(self._engine.image(reference), name=f"look at {reference}")
-            look.add_done_callback(_seen)
+            look.add_done_callback(self._seen)
+            self._under_way.add(look)
             self._looks[reference] = look
             loop.call_later(FRESH_S, self._looks.pop, reference, None)
 
@@ -81,6 +83,19 @@ class Images:
             message = f"the image {reference} was removed as soon as it was there"
             raise Unready(Reason.IMAGE_PULL_FAILED, message)
         return image
+
+    async def close(self) -> None:
+        """End what was begun ahead: an engine that is closed must not be asked any more. Idempotent."""
+        for look in self._under_way:
+            look.cancel()
+        if self._under_way:
+            await asyncio.wait(self._under_way)
+
+    def _seen(self, look: asyncio.Task[ImageInfo | None]) -> None:
+        """Perhaps nobody asks for it any more: then its failure is none to complain of."""
+        self._under_way.discard(look)
+        if not look.cancelled():
+            look.exception()
 
     async def _look(self, reference: str) -> ImageInfo | None:
         """The image if it is present; a look that was taken ahead serves one job."""
@@ -129,12 +144,6 @@ class Images:
                 _log.warning("pull broken off", image=reference, error=error.reply, next_try_s=pause_s)
             pulling.progress = None
             await asyncio.sleep(pause_s)
-
-
-def _seen(look: asyncio.Future[ImageInfo | None]) -> None:
-    """Perhaps nobody asks for it any more: then its failure is none to complain of."""
-    if not look.cancelled():
-        look.exception()
 
 
 def _account(fault: Fault, login: Login, registry: str) -> str:

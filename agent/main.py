@@ -210,6 +210,7 @@ class Agent:
                 task.cancel()
         await self._presence.leave()
         await self._networks.close()
+        await self._images.close()
         await self._stores.close()
         _log.info("agent stopped", agent=self._agent_id)
 

@@ -178,3 +178,11 @@ async def test_a_look_ahead_that_nobody_asks_for_may_fail_and_the_next_job_looks
     gc.collect()
     assert complaints == []
     assert (await some.fetch(IMAGE, Pull.MISSING, hush)).id == engine.images[IMAGE].id
+
+
+@simulated
+async def test_a_look_ahead_ends_with_the_agent() -> None:
+    some = images(FakeEngine(images=[IMAGE]))
+    some.expect(IMAGE)
+    await some.close()
+    assert [task.get_name() for task in asyncio.all_tasks() if task.get_name().startswith("look at")] == []
