@@ -26,7 +26,7 @@ QUESTIONS: dict[str, Question] = {
     "throughput": Question(
         lambda: throughput.measure(500, (1, 4, 16), 5), short=lambda: throughput.measure(40, (4,), 2)
     ),
-    "gap": Question(lambda: gap.measure(100, 5), short=lambda: gap.measure(16, 2)),
+    "gap": Question(lambda: gap.measure(100, 5), short=lambda: gap.measure(8, 2)),
     "netns": Question(lambda: netns.measure(50, 400, 5), short=lambda: netns.measure(8, 32, 1)),
     "crowd": Question(lambda: crowd.measure(200, 30.0)),
     "idle": Question(lambda: idle.measure(30.0)),

@@ -28,7 +28,10 @@ class Figure:
     target_of: Literal["ratio", "value"] = "ratio"
     best: Literal["low", "high"] = "low"
     gross: float | None = None
-    """The ratio that counts as a gross loss; None: `GROSS` times the target, if the target is for the ratio."""
+    """The ratio that counts as a gross loss; None: `GROSS` times the target, if the target is for the ratio.
+
+    Infinite for what a single hiccup decides, such as the slowest of a few.
+    """
 
     def __post_init__(self) -> None:
         if self.target_of == "ratio" and not self.floor:
