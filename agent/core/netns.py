@@ -36,10 +36,11 @@ VIEWS: Final = tuple(
 
 MAX_KEPT: Final = 256
 """A bridge takes about a thousand; each costs some megabytes and an address."""
-SPARE_SHARE: Final = 4
-"""A job's namespace comes back some time after its slot is free again, so there is one more for each so many slots."""
+KEPT_A_SLOT: Final = 2
+"""A job's namespace comes back once its end is recorded and its container removed, when its slot has had the next job
+for long. Jobs that start together end together, so each slot needs two: with one and a half, an eighth found none."""
 
-QUESTION: Final = b"".join(path.encode().ljust(PATH_BYTES, b"\0") for path in (*FILES, *VIEWS))
+QUESTION: Final = b"".join(path.encode().ljust(PATH_BYTES, b"\0") for path in (*FILES, *VIEWS, ""))
 """What a keeper is asked, so that its answer makes a `State`."""
 MAX_ANSWER_BYTES: Final = 512 * 1024
 """A fresh keeper's answer has about 20 KB; what is longer than this is not clean."""
@@ -89,8 +90,8 @@ class AnswerParser:
 
 
 def pool_size(slots: int) -> int:
-    """How many namespaces an agent with so many slots keeps, at most."""
-    return min(MAX_KEPT, slots + -(-slots // SPARE_SHARE))
+    """How many namespaces an agent with so many slots keeps."""
+    return min(MAX_KEPT, KEPT_A_SLOT * slots)
 
 
 def image_reference(architecture: str) -> str:

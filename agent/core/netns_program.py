@@ -5,13 +5,15 @@ any library, and what it tells of is asked for by name, so that it never has to 
 
     for ever:
         read a path of `PATH_BYTES` bytes, filled up with zeros, from the input
+        if it is nothing but zeros, write what is told so far
         tell statx(path)                      `STATX_BYTES` bytes
         tell listxattr(path)                  names, each ended by a zero
         tell each read(open(path)) of up to 4 KiB, the last one too, which is 0 or an error
     (at the input's end: sleep for ever)
 
-where to tell is to write what the kernel returned, as a signed number of 8 bytes, and as many bytes if it is positive.
-It runs as nobody, without a capability, and can do nothing else. `docs/adr/0010-network-pool.md` has its source.
+where to tell is to put down what the kernel returned, as a signed number of 8 bytes, and as many bytes if it is
+positive; what is told is also written whenever it comes to 64 KiB. It runs as nobody, without a capability, and can do
+nothing else. `docs/adr/0010-network-pool.md` has its source.
 """
 
 from __future__ import annotations
@@ -31,22 +33,23 @@ _CODE: Final = {
     "x86_64": (
         62,
         (
-            "4881ec0020000031db31c031ff488d341c6a405a29da0f0585c00f8e8400000001c383fb4072e2c644243f006a9c5f48"
-            "89e631d241baff0700004c8d442448b84c0100000f0585c07505b800010000e8570000004889e7488d742448ba001000"
-            "00b8c20000000f05e83e0000006a9c5f4889e631d2b8010100000f0589c589ef488d742448ba0010000031c00f05e818"
-            "0000004d85e47fe689ef6a03580f05e963ffffff6a22580f05ebf94989c4488944244831d24885c00f4fd083c208488d"
-            "7424486a015f89f80f05c3"
+            "4881ec002001004989e66a40415d31db31c031ff498d341e6a405a29da0f0585c00f8e9100000001c383fb4072e24180"
+            "3e007507e8a3000000ebd341c6463f006a9c5f4c89f631d241baff0700004f8d442e08b84c0100000f0585c07505b800"
+            "010000e8570000004c89f74b8d742e08ba00100000b8c20000000f05e83e0000006a9c5f4c89f631d2b8010100000f05"
+            "89c589ef4b8d742e08ba0010000031c00f05e8180000004d85e47fe689ef6a03580f05e956ffffff6a22580f05ebf949"
+            "89c44b89042e31d24885c00f4fd0458d6c15084181fd000001007213498d7640418d55c06a40415d6a015f89f80f05c3"
         ),
     ),
     "aarch64": (
         183,
         (
-            "ff0b40d1130080d2000080d2e163338b020880d2420013cbe80780d2010000d41f0000f1ed0400547302008b7f0201f1"
-            "c3feff54ffff0039600c8092e1030091020080d2e3ff80d2e4230191682480d2010000d4400000b5002080d220000094"
-            "e0030091e1230191020082d2680180d2010000d41a000094600c8092e1030091020080d2080780d2010000d4f40300aa"
-            "e00314aae1230191020082d2e80780d2010000d40e000094bf0200f12cffff54e00314aa280780d2010000d4d2ffff17"
-            "000080d2010080d2020080d2030080d2280980d2010000d4faffff17f50300aae02300f91f0000f102c09f9a42200091"
-            "e1030191200080d2080880d2010000d4c0035fd6"
+            "ff4b40d1f6030091170880d2130080d2000080d2c102138b020880d2420013cbe80780d2010000d41f0000f1cd050054"
+            "7302008b7f0201f1c3feff54c00240396000003537000094f1ffff17dffe0039600c8092e10316aa020080d2e3ff80d2"
+            "c402178b84200091682480d2010000d4400000b5002080d222000094e00316aac102178b21200091020082d2680180d2"
+            "010000d41b000094600c8092e10316aa020080d2080780d2010000d4f40300aae00314aac102178b21200091020082d2"
+            "e80780d2010000d40e000094bf0200f10cffff54e00314aa280780d2010000d4cbffff17000080d2010080d2020080d2"
+            "030080d2280980d2010000d4faffff17f50300aac06a37f81f0000f102c09f9af702028bf7220091ff4240f1e3000054"
+            "c1020191e20201d1170880d2200080d2080880d2010000d4c0035fd6"
         ),
     ),
 }

@@ -115,8 +115,8 @@ def test_what_makes_no_sense_is_refused_within_bounds(data: bytes) -> None:
         AnswerParser().feed(data)
 
 
-def test_the_pool_is_somewhat_more_than_the_slots_and_bounded() -> None:
-    assert [pool_size(slots) for slots in (1, 4, 8, 10_000)] == [2, 5, 10, MAX_KEPT]
+def test_the_pool_is_twice_the_slots_and_bounded() -> None:
+    assert [pool_size(slots) for slots in (1, 4, 8, 10_000)] == [2, 8, 16, MAX_KEPT]
 
 
 def test_the_programs_are_static_executables_of_their_machines() -> None:
@@ -137,7 +137,7 @@ def test_the_program_tells_what_it_is_asked(tmp_path: Path) -> None:
     file.chmod(0o640)
     if len(str(file)) >= PATH_BYTES:
         file = file.rename(f"/tmp/{tmp_path.name}"[: PATH_BYTES - 1])
-    asked = b"".join(name.ljust(PATH_BYTES, b"\0") for name in (str(file).encode(), absent))
+    asked = b"".join(name.ljust(PATH_BYTES, b"\0") for name in (str(file).encode(), absent, b""))
     with subprocess.Popen([path], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as keeper:
         assert keeper.stdin is not None
         assert keeper.stdout is not None
