@@ -15,9 +15,9 @@ from importlib.metadata import version
 
 import structlog
 
+from agent.adapters.aws_logins import AwsLogins
 from agent.adapters.docker import DockerEngine
 from agent.adapters.docker_config import DockerConfig
-from agent.adapters.ecr import EcrLogins
 from agent.adapters.host import host_name, take_agent_id
 from agent.adapters.imds import Imds
 from agent.cancels import heed_cancels, heed_lapses
@@ -64,7 +64,7 @@ async def run(broker: Broker, settings: AgentSettings, *, stop: asyncio.Event, a
     spec = await broker.queues.get(settings.queue)
     engine = DockerEngine(settings.docker_host)
     secrets = await open_secrets(settings.secrets)
-    registries = Registries(secrets, DockerConfig(), EcrLogins())
+    registries = Registries(secrets, DockerConfig(), AwsLogins())
     try:
         info = await engine.info()
         identity = await asyncio.to_thread(take_agent_id, settings.data_dir, settings.agent_id)
