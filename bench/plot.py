@@ -1,4 +1,4 @@
-"""Draws what was saved in `build/bench` for the docs: ratios against targets, and the distributions of latencies."""
+"""What was saved in `build/bench`, for the docs: ratios against targets, distributions, and the table as Markdown."""
 
 from __future__ import annotations
 
@@ -6,18 +6,42 @@ import json
 from pathlib import Path
 from typing import Any
 
+from bench.answer import shown
+
 IMAGES = Path("docs/img")
 MET, MISSED = "#2a7f62", "#c0392b"
+SIGNS = {"low": "≤", "high": "≥"}
 
 
 def draw(folder: Path) -> None:
-    """Write `docs/img/bench-ratios.svg` and `bench-latency.svg`. Raises `SystemExit` if nothing was saved."""
+    """Write `docs/img/bench-ratios.svg` and `bench-latency.svg`. Raises `SystemExit` if nothing was saved in full."""
     saved = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
     full = {name: answer for name, answer in saved.items() if not answer["short"]}
     if not full:
         raise SystemExit(f"nothing to draw in {folder}: run `python -m bench` first")
+    print(_markdown(full))
     _ratios(full, IMAGES / "bench-ratios.svg")
     _latencies(full, IMAGES / "bench-latency.svg")
+
+
+def _markdown(saved: dict[str, Any]) -> str:
+    lines = ["| question | figure | value | floor | ratio | target | runs | met |", "|---|---|---|---|---|---|---|---|"]
+    for name, answer in saved.items():
+        for one in answer["figures"]:
+            unit, floor = one["unit"], one["floor"]
+            ratio = f"{one['ratio']:.2f}x" if one["target_of"] == "ratio" else ""
+            cells = (
+                f"`{name}`",
+                one["name"],
+                f"{shown(one['value'])} {unit}",
+                f"{shown(floor)} {unit} ({one['floor_name']})" if floor is not None else "",
+                ratio,
+                f"{SIGNS[one['best']]} {one['target']:g}{'x' if one['target_of'] == 'ratio' else ' ' + unit}",
+                str(one["runs"]),
+                "yes" if one["met"] else "**no**",
+            )
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def _ratios(saved: dict[str, Any], path: Path) -> None:
