@@ -15,7 +15,22 @@ from pathlib import Path
 
 import uvloop
 
-from bench import crowd, dispatch, files, gap, idle, launch_latency, logs, netns, plan, start, throughput
+from bench import (
+    crowd,
+    dispatch,
+    files,
+    gap,
+    idle,
+    launch_latency,
+    logs,
+    netns,
+    plan,
+    scale,
+    scale_fleet,
+    scale_look,
+    start,
+    throughput,
+)
 from bench.answer import Answer, Measure, Question, table
 from bench.machine import described
 
@@ -32,6 +47,11 @@ QUESTIONS: dict[str, Question] = {
     "idle": Question(lambda: idle.measure(30.0)),
     "logs": Question(lambda: logs.measure(9, 25, 200, 10)),
     "files": Question(lambda: files.measure(5, 256)),
+    "submit": Question(lambda: scale.submit(2000, 1_000_000), short=lambda: scale.submit(300, 50_000)),
+    "depth": Question(lambda: scale.depth(1_000_000, 300), short=lambda: scale.depth(50_000, 30)),
+    "fleet": Question(lambda: scale_fleet.measure(1000, scale_fleet.RATES, 10.0)),
+    "listing": Question(lambda: scale_look.listing(100_000, 20), short=lambda: scale_look.listing(5000, 3)),
+    "commands": Question(lambda: scale_look.commands(20)),
     "launch": Question(lambda: launch_latency.measure(100)),
     "plan": Question(lambda: plan.measure(21)),
 }
