@@ -1,8 +1,9 @@
 """Lives in network namespaces that are kept ready, beside the engine's own on its default bridge.
 
 Both are plain requests on the engine's socket with the body that the agent sends, in turns. The one kind joins what the
-agent's own pool has ready: a life ends with the removal, and the look at what it has left comes after that; in a rate
-all of it is. Then an agent with `network_pool: true` runs jobs, in turns with the bare loop on the bridge.
+agent's own pool has ready: a life ends with the removal, and the look at what it has left comes after that, beside the
+next life; a block ends with the last look. Then an agent with `network_pool: true` runs jobs, in turns with the bare
+loop on the bridge.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ class _Pooled(_Timed):
     ) -> None:
         super().__init__(session, spec, after=after)
         self._pool = pool
+        self._parting: set[asyncio.Task[None]] = set()
         self.without = 0
         """How many found none ready."""
 
@@ -71,10 +73,15 @@ class _Pooled(_Timed):
         self.without += body["HostConfig"]["NetworkMode"] == "bridge"
 
     async def life(self) -> str:
-        """All of it; then the namespace goes back."""
+        """All of it; the namespace goes back while the next life begins, as in an agent."""
         name = await super().life()
-        await self._pool.part(name)
+        self._parting.add(asyncio.create_task(self._pool.part(name)))
         return name
+
+    async def parted(self) -> None:
+        """Wait until all have gone back."""
+        await asyncio.gather(*self._parting)
+        self._parting.clear()
 
 
 async def measure(lives: int, jobs: int, blocks: int) -> Answer:
@@ -86,6 +93,7 @@ async def measure(lives: int, jobs: int, blocks: int) -> Answer:
             for _ in range(lives + 1):
                 await alone.life()
                 await pooled.life()
+                await pooled.parted()
         async with _pool(AT_ONCE) as pool:
             many, crowd = (
                 _Timed(session, spec, after=2 * OTHER_NAMES),
@@ -93,7 +101,9 @@ async def measure(lives: int, jobs: int, blocks: int) -> Answer:
             )
             bare, kept = Sum(), Sum()
             for _ in range(blocks):
-                kept.add(*await of_bare(crowd, events, jobs // blocks, AT_ONCE))
+                since, (count, _, cpu_s) = time.monotonic(), await of_bare(crowd, events, jobs // blocks, AT_ONCE)
+                await crowd.parted()
+                kept.add(count, time.monotonic() - since, cpu_s)
                 bare.add(*await of_bare(many, events, jobs // blocks, AT_ONCE))
         ours, beside = await _through_an_agent(session, events, many, spec, jobs, blocks)
     # The first of each warms caches on both sides.
