@@ -1,11 +1,13 @@
-"""The vendor's client, but for headers: whatever bytes a publisher sends as headers, the connection goes on.
+"""The vendor's client, but whatever a publisher sends as headers, and whoever stops waiting, the connection goes on.
 
-nats-py stops reading for good at a header block that it can't take apart, and takes a header `Status` that a publisher
-wrote for the server's own word, which stands in the block's first line.
+nats-py stops reading for good at a header block that it can't take apart, and at a pong for which nobody waits any
+more; and it takes a header `Status` that a publisher wrote for the server's own word, which stands in the block's first
+line.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from typing import Any
 
@@ -18,7 +20,7 @@ _OWN_WORDS = ("Status", "Description")
 
 
 class TolerantClient(Client):
-    """A client that no stranger's header can stop."""
+    """A client that neither a stranger's header nor a cancelled flush can stop."""
 
     async def _process_headers(self, headers: bytes | bytearray | None) -> dict[str, str] | None:
         if not headers:
@@ -34,6 +36,11 @@ class TolerantClient(Client):
             for name in _OWN_WORDS:
                 found.pop(name, None)
         return found
+
+    async def _process_pong(self) -> None:
+        if self._pongs and self._pongs[0].done():  # its flush was cancelled, or took too long
+            self._pongs[0] = asyncio.get_running_loop().create_future()
+        await super()._process_pong()
 
     async def publish_all(self, messages: Iterable[tuple[bytes, bytes, bytes]]) -> None:
         """Publish many messages without answers: subject, headers, and body, as they are on the wire.
