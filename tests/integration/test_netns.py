@@ -89,7 +89,8 @@ async def lab(
     docker_host: str, busybox_image: str, queue_name: str, remove_containers: Callable[[str], None]
 ) -> AsyncIterator[Lab]:
     agent_id = f"{queue_name}-agent"
-    remove_containers(f"{LABEL_AGENT}={agent_id}")
+    for one in (agent_id, f"{agent_id}-other"):
+        remove_containers(f"{LABEL_AGENT}={one}")
     docker = DockerEngine(docker_host)
     yield Lab(docker, busybox_image, agent_id, queue_name)
     await docker.close()
