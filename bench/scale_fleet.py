@@ -3,8 +3,8 @@
 The agents are the real code with a container engine in memory, each with its own connection, in as many processes as
 there are cores. A job's time is from its publish to the agent's request to create its container. Floor: as many bare
 nats-py connections that wait for a message and ack it; that loop is a part of what an agent has to do, so on this
-machine no agent in this language does better. Both are given jobs at a rate, which is raised for as long as they
-keep up: the wait's p99 within its bound and every job taken.
+machine no agent in this language does better. Both are given jobs at a rate, which is raised until they fall far
+behind. Kept up with is the highest at which every job was taken, and the wait's p99 was within its bound.
 """
 
 from __future__ import annotations
@@ -33,8 +33,10 @@ from tests.support.nats_server import NatsServer
 
 TYPE = "t"
 WANTED_RATE = 5000.0
-RATES = (50.0, 100.0, 200.0, 400.0, 800.0, 1600.0, 3200.0, 5000.0)
+RATES = (50.0, 100.0, 200.0, 300.0, 400.0, 600.0, 800.0, 1200.0, 1600.0, 2400.0, 3200.0, 5000.0)
 WAIT_MS = 100.0
+HOPELESS_MS = 2000.0
+"""On a busy machine a low rate may just miss the bound, and a higher one keep it: no rate above one like this does."""
 TICK_S = 0.02
 READY_S = 300.0
 DONE_S = 60.0
@@ -94,7 +96,7 @@ def _told(one: Round) -> dict[str, float]:
 
 
 async def _highest(kind: str, agents: int, rates: tuple[float, ...], seconds: float) -> list[Round]:
-    """Rounds at rising rates, up to the first that was too much."""
+    """Rounds at rising rates, up to the first that was far too much."""
     rounds: list[Round] = []
     queue = "fleet"
     with TemporaryDirectory() as folder:
@@ -110,7 +112,7 @@ async def _highest(kind: str, agents: int, rates: tuple[float, ...], seconds: fl
                         await _all_wait(link, queue, agents)
                         rounds.append(await _round(link, server.pid, hosts, queue, rate, seconds))
                         print(f"  {agents} {kind} at {rate:.0f}/s: {_told(rounds[-1])}", flush=True)
-                        if not rounds[-1].kept_up:
+                        if rounds[-1].lost or quantile(rounds[-1].waits_ms, 0.99) > HOPELESS_MS:
                             break
                 await types.aclose()
         finally:
