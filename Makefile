@@ -11,6 +11,7 @@ STAMP := $(VENV)/.installed
 AGENT_IMAGE ?= nats-launch/agent:latest
 AGENT_BASE ?= python:3.11-slim
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 SOAK_ARGS ?=
 FAULT_ARGS ?=
 
@@ -51,8 +52,8 @@ test: setup ## the whole suite, on a real nats-server and a real Docker Engine
 demo: setup ## the main job end to end, with the real commands
 	.ci/engine run -- examples/digits/demo
 
-bench: setup ## measure starts, latency and the idle agent
-	.ci/engine run -- $(BIN)/python -m bench
+bench: setup ## every measured question beside its floor; BENCH_ARGS such as "--short", "gap start", or "--plot"
+	.ci/engine run -- $(BIN)/python -m bench $(BENCH_ARGS)
 
 soak: setup ## a few hundred jobs under random faults; SOAK_ARGS such as "--jobs 1000 --seed 7"
 	.ci/engine run -- $(BIN)/python -m bench.soak $(SOAK_ARGS)

@@ -52,6 +52,8 @@ class ImageRoom:
         self._pulled: dict[str, float] = {}
         self._unsaved = False
         self._removing = asyncio.Lock()
+        self.removals = 0
+        """How many images were removed so far: whoever saw one before it counted up has to look again."""
         self._going: str | None = None
         self._gone = asyncio.Event()
         self._was_short = False
@@ -140,6 +142,7 @@ class ImageRoom:
                     return removed
                 if await self._remove(left[0]):
                     removed += 1
+                    self.removals += 1
                     self._pulled.pop(left[0], None)
                     self._unsaved = True
                     _log.info("unused image removed", image=left[0], free=disk and show_memory(disk.free_bytes))

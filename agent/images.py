@@ -31,6 +31,10 @@ TELL_EVERY_S: Final = 2.0
 TELL_STEP: Final = 10
 """Progress is told at most so often, and in steps of so many percent: a record keeps 64 changes in all."""
 
+FRESH_S: Final = 1.0
+"""What was seen of an image that a job was expected to want counts for so long at most."""
+EXPECTED: Final = 64
+
 _log = structlog.get_logger(__name__)
 
 
@@ -62,6 +66,18 @@ class Images:
         self._given = given
         self._room = room
         self._pulls: dict[str, _Pulling] = {}
+        self._looks: dict[str, tuple[int, asyncio.Task[ImageInfo | None]]] = {}
+        self._under_way: set[asyncio.Task[ImageInfo | None]] = set()
+
+    def expect(self, reference: str) -> None:
+        """A job that is being claimed will want this image: look it up meanwhile. Never raises."""
+        loop = asyncio.get_running_loop()
+        if reference not in self._looks and len(self._looks) < EXPECTED:
+            look = asyncio.create_task(self._engine.image(reference), name=f"look at {reference}")
+            look.add_done_callback(self._seen)
+            self._under_way.add(look)
+            self._looks[reference] = (self._room.removals, look)
+            loop.call_later(FRESH_S, self._looks.pop, reference, None)
 
     async def fetch(self, reference: str, pull: Pull, tell: Callable[[str], Awaitable[None]]) -> ImageInfo:
         """The image, pulled if `pull` says so; `tell` hears how far that is, at a bounded rate.
@@ -69,7 +85,7 @@ class Images:
         Raises `Unready` with the reason if it can't be had, and `EngineUnavailable`.
         """
         await self._room.until_not_going(reference)
-        image = await self._engine.image(reference) if pull is not Pull.ALWAYS else None
+        image = await self._look(reference) if pull is not Pull.ALWAYS else None
         if image is None and pull is Pull.NEVER:
             message = f"{reference} is not on this worker, and the job says pull: never; load it there, or allow pulls"
             raise Unready(Reason.IMAGE_NOT_FOUND, message)
@@ -103,6 +119,26 @@ class Images:
             if not pulling.jobs:
                 task.result()
             return True
+
+    async def close(self) -> None:
+        """End what was begun ahead: an engine that is closed must not be asked any more. Idempotent."""
+        for look in self._under_way:
+            look.cancel()
+        if self._under_way:
+            await asyncio.wait(self._under_way)
+
+    def _seen(self, look: asyncio.Task[ImageInfo | None]) -> None:
+        """Perhaps nobody asks for it any more: then its failure is none to complain of."""
+        self._under_way.discard(look)
+        if not look.cancelled():
+            look.exception()
+
+    async def _look(self, reference: str) -> ImageInfo | None:
+        """The image if it is present; a look that was taken ahead serves one job."""
+        look = self._looks.pop(reference, None)
+        if look is None or look[0] != self._room.removals:  # what was seen may be gone
+            return await self._engine.image(reference)
+        return await asyncio.shield(look[1])
 
     async def _share(self, reference: str, tell: Callable[[str], Awaitable[None]]) -> None:
         """Wait for the pull of this image, begun by whoever wanted it first."""

@@ -26,7 +26,7 @@ from launch.core.quantity import show_duration
 from launch.core.retry import MAX_CRASHES
 from launch.core.states import Reason
 from launch.errors import BrokerError, Conflict, LaunchError, SpecError, Unreadable
-from launch.job import JobSpec
+from launch.job import JobSpec, Pull
 from launch.policy import AgentPolicy
 from launch.ports import Broker, Clock, Delivery
 from launch.presence import AgentPresence
@@ -59,6 +59,7 @@ class Intake:
         holds: Holds,
         clock: Clock,
         start: Callable[[Hold], object],
+        expect: Callable[[str], None],
         *,
         agent_id: str,
         queue: Callable[[], QueueSpec],
@@ -66,12 +67,16 @@ class Intake:
         hold_s: float,
         policy: AgentPolicy,
     ) -> None:
-        """`start` runs a claimed job in a task of its own; `queue` gives the queue's spec as it is now."""
+        """`start` runs a claimed job in a task of its own; `queue` gives the queue's spec as it is now.
+
+        `expect` hears of the image that a job wants which is about to be claimed.
+        """
         self._broker = broker
         self._claims = claims
         self._holds = holds
         self._clock = clock
         self._start = start
+        self._expect = expect
         self._agent_id = agent_id
         self._queue = queue
         self._job_types = job_types
@@ -237,6 +242,8 @@ class Intake:
             await self._broker.work.nak(offer.delivery.reply, delay_s=RECHECK_S)
             return
         self._holds.reserve(job, amount)
+        if spec.pull is not Pull.ALWAYS:
+            self._expect(spec.image)
         try:
             hold = await self._claims.claim(offer, spec)
         except BaseException:

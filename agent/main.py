@@ -16,9 +16,9 @@ from pathlib import Path
 
 import structlog
 
+from agent.adapters.aws_logins import AwsLogins
 from agent.adapters.docker import DockerEngine
 from agent.adapters.docker_config import DockerConfig
-from agent.adapters.ecr import EcrLogins
 from agent.adapters.host import host_name, take_agent_id
 from agent.adapters.imds import Imds
 from agent.ahead import Ahead
@@ -26,6 +26,7 @@ from agent.cancels import heed_cancels, heed_lapses
 from agent.claims import Claims
 from agent.core.container import ContainerPolicy
 from agent.core.ledger import Ledger
+from agent.core.netns import pool_size
 from agent.core.outcome import StopCause
 from agent.holds import Hold, Holds
 from agent.image_room import ImageRoom
@@ -33,6 +34,7 @@ from agent.images import Images
 from agent.intake import Intake
 from agent.lease import keep_leases
 from agent.metrics import Reporting
+from agent.netns import NetworkPool
 from agent.ports import Engine, EngineInfo
 from agent.presence import Identity, Presence, policy_told
 from agent.recovery import recover
@@ -66,7 +68,7 @@ async def run(broker: Broker, settings: AgentSettings, *, stop: asyncio.Event, a
     spec = await broker.queues.get(settings.queue)
     engine = DockerEngine(settings.docker_host)
     secrets = await open_secrets(settings.secrets)
-    registries = Registries(secrets, DockerConfig(), EcrLogins())
+    registries = Registries(secrets, DockerConfig(), AwsLogins())
     try:
         info = await engine.info()
         identity = await asyncio.to_thread(take_agent_id, settings.data_dir, settings.agent_id)
@@ -135,6 +137,8 @@ class Agent:
         self._claims = Claims(broker, clock, self._holds, agent_id=agent_id, lease_s=settings.presence_ttl_s)
         self._stores = Stores(broker)
         self._usage = UsageSampler(engine, broker.metrics, clock, every_s=settings.usage_every_s, gpus=gpu_usage)
+        kept = pool_size(capacity.slots) if settings.policy.network_pool else 0
+        self._networks = NetworkPool(engine, agent_id, size=kept, machine=info.machine)
         secrets = secrets or Secrets()
         self._room = ImageRoom(
             engine,
@@ -159,6 +163,7 @@ class Agent:
             secrets=secrets,
             images=self._images,
             reporting=Reporting(broker.metrics, engine, clock, self._usage),
+            networks=self._networks,
             queue=lambda: self._queue,
         )
         self._runner = Runner(services)
@@ -179,7 +184,7 @@ class Agent:
         """Work until told otherwise."""
         capacity = self._holds.ledger.capacity
         await self._room.load()
-        recovered = await recover(self._engine, self._claims, self._agent_id)
+        recovered = await recover(self._engine, self._claims, self._networks, self._agent_id)
         await self._presence.announce()
         _log.info(
             "agent ready",
@@ -198,6 +203,7 @@ class Agent:
                 tasks.create_task(self._presence.run(), name="presence"),
                 tasks.create_task(self._usage.run(), name="usage"),
                 tasks.create_task(self._room.run(), name="room for images"),
+                tasks.create_task(self._networks.run(), name="network namespaces"),
                 tasks.create_task(
                     heed_cancels(self._broker.cancels, self._claims, self._holds, self._queue.queue_name),
                     name="cancels",
@@ -221,6 +227,8 @@ class Agent:
             for task in (working, leaving, *loops):
                 task.cancel()
         await self._presence.leave()
+        await self._networks.close()
+        await self._images.close()
         await self._stores.close()
         _log.info("agent stopped", agent=self._agent_id)
 
@@ -246,6 +254,7 @@ class Agent:
                 self._holds,
                 self._clock,
                 start,
+                self._images.expect,
                 agent_id=self._agent_id,
                 queue=lambda: self._queue,
                 job_types=self._settings.job_types,

@@ -42,6 +42,8 @@ class EngineInfo:
     version: str
     cpus: int
     memory_bytes: int
+    machine: str = ""
+    """The machine's architecture, as its kernel calls it: `x86_64`, `aarch64`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +248,17 @@ class Engine(Protocol):
 
     async def usage(self, container: str) -> Usage | None:
         """What the container has used so far; None if it does not run."""
+        ...
+
+    async def make_image(self, reference: str, tar: bytes, labels: Mapping[str, str]) -> None:
+        """Make the image `name:tag` whose root filesystem is `tar`; it replaces one of that name."""
+        ...
+
+    def talk(self, container: str, said: bytes) -> AsyncGenerator[bytes]:
+        """Write to a running container's standard input (`OpenStdin`), which stays open; yields what it then writes.
+
+        Has no time limit of its own. A container that does not run, or is gone, is an `EngineError`.
+        """
         ...
 
     async def close(self) -> None:

@@ -13,19 +13,33 @@ import structlog
 from agent.claims import Claims
 from agent.core.claim import Leftover
 from agent.holds import Hold
+from agent.netns import NetworkPool
 from agent.ports import Container, Engine, EngineError, EngineUnavailable
 from launch.errors import LaunchError
-from launch.subjects import LABEL_ACK, LABEL_AGENT, LABEL_ATTEMPT, LABEL_QUEUE, LABEL_SEQ, LABEL_SUBMITTED, JobId
+from launch.subjects import (
+    LABEL_ACK,
+    LABEL_AGENT,
+    LABEL_ATTEMPT,
+    LABEL_KEEPER,
+    LABEL_QUEUE,
+    LABEL_SEQ,
+    LABEL_SUBMITTED,
+    JobId,
+)
 
 ENGINE_RETRY_S = 1.0
 
 _log = structlog.get_logger(__name__)
 
 
-async def recover(engine: Engine, claims: Claims, agent_id: str) -> list[Hold]:
+async def recover(engine: Engine, claims: Claims, networks: NetworkPool, agent_id: str) -> list[Hold]:
     """Look at every container that carries this agent's label; returns the jobs that go on."""
     adopted = []
-    for container in await engine.list({LABEL_AGENT: agent_id}):
+    left = await engine.list({LABEL_AGENT: agent_id})
+    removed = set()
+    for container in left:
+        if LABEL_KEEPER in container.labels:
+            continue
         hold = await _look(claims, container)
         if hold is None:
             continue
@@ -35,6 +49,8 @@ async def recover(engine: Engine, claims: Claims, agent_id: str) -> list[Hold]:
             continue
         _log.info("left over: removed", container=container.name, verdict=str(hold))
         await _remove(engine, container)
+        removed.add(container.id)
+    networks.adopt([container for container in left if container.id not in removed])
     return adopted
 
 

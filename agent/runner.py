@@ -111,6 +111,7 @@ class Runner:
         except Exception:  # as above; the message comes again, and the job gets another attempt
             log.exception("the agent failed to record the outcome")
         await put_away(self._engine, name)
+        await self._services.networks.part(name)
         self._holds.drop(hold)
 
     # -- the attempt --------------------------------------------------------------------------------------------
@@ -221,6 +222,7 @@ class Runner:
             workdir=workdir,
         )
         config["Labels"][LABEL_SUBMITTED] = hold.record.submitted_at.isoformat()
+        self._services.networks.join(name, config)
         # Cancelled half-way, the engine would still make the container, or start it, when the job's end is recorded.
         hold.made = True
         container = await seen_through(make(self._engine, name, config))

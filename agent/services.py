@@ -10,6 +10,7 @@ from agent.core.container import ContainerPolicy
 from agent.holds import Holds
 from agent.images import Images
 from agent.metrics import Reporting
+from agent.netns import NetworkPool
 from agent.ports import Engine
 from agent.secrets import Secrets
 from agent.settings import AgentSettings
@@ -34,5 +35,6 @@ class Services:
     secrets: Secrets
     images: Images
     reporting: Reporting
+    networks: NetworkPool
     queue: Callable[[], QueueSpec]
     """The queue's spec as it is now."""

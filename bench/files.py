@@ -16,11 +16,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import IO, Any
+from typing import IO
 
 import nats
 from nats.js.object_store import ObjectStore
 
+from bench.answer import Answer, Figure
 from bench.parts import nats_server
 from launch.adapters.nats import connect
 from launch.files import Files
@@ -32,7 +33,7 @@ NAME = "bench/file.bin"
 Step = Callable[[], Awaitable[None]]
 
 
-async def measure(rounds: int, size_mib: int) -> dict[str, Any]:
+async def measure(rounds: int, size_mib: int) -> Answer:
     """Medians over `rounds` of put and get of one file, in MiB/s, and their ratios; then the memory."""
     rates: dict[str, list[float]] = {}
     with TemporaryDirectory() as folder, nats_server() as url:
@@ -53,15 +54,20 @@ async def measure(rounds: int, size_mib: int) -> dict[str, Any]:
                 assert target.stat().st_size == size_mib * MIB
         small_mib, large_mib = [await _peak_mib(url, mib) for mib in (1, 1024)]
     medians = {name: statistics.median(found) for name, found in rates.items()}
-    return {
-        "question": "MiB/s of one large file through our port, and with the object store's own client (nats-py)",
-        "size_mib": size_mib,
-        "rounds": rounds,
-        "mib_per_s": medians,
-        "put_ratio": medians["launch_put"] / medians["object_store_put"],
-        "get_ratio": medians["launch_get"] / medians["object_store_get"],
-        "peak_rss_mib": {"1 MiB": small_mib, "1 GiB": large_mib},
-    }
+
+    def figure(step: str) -> Figure:
+        value, floor = medians[f"launch_{step}"], medians[f"object_store_{step}"]
+        return Figure(step, value, "MiB/s", 1.0, rounds, floor, "the object store's own client", best="high")
+
+    return Answer(
+        "one large file through our port, and with the object store's own client (nats-py)",
+        [
+            figure("put"),
+            figure("get"),
+            Figure("memory for 1 GiB", large_mib, "MiB", 1.5, 1, small_mib, "the same for 1 MiB"),
+        ],
+        detail={"size_mib": size_mib, "mib_per_s": medians},
+    )
 
 
 @asynccontextmanager

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import psutil
 
+from bench.answer import Answer, Figure
 from bench.parts import agent, broker, nats_server
 
 QUEUE = "bench-idle"
 
 
-async def measure(seconds: float) -> dict[str, Any]:
+async def measure(seconds: float) -> Answer:
     """Watch one idle agent for `seconds`."""
     with nats_server() as url:
         async with broker(url) as link, agent(link, url, QUEUE, max_jobs=2) as pid:
@@ -22,10 +22,12 @@ async def measure(seconds: float) -> dict[str, Any]:
             await asyncio.sleep(seconds)
             after = process.cpu_times()
             memory = process.memory_info().rss
-    used_s = after.user + after.system - before.user - before.system
-    return {
-        "question": "an idle agent",
-        "seconds": seconds,
-        "rss_mib": memory / 2**20,
-        "cpu_percent_of_a_core": 100 * used_s / seconds,
-    }
+    used_s = round(after.user + after.system - before.user - before.system, 3)  # the kernel counts in hundredths
+    return Answer(
+        "what an idle agent costs",
+        [
+            Figure("resident memory", memory / 1e6, "MB", 70, 1, target_of="value"),
+            Figure("share of a core", 100 * used_s / seconds, "%", 0.2, 1, target_of="value"),
+        ],
+        detail={"seconds": seconds},
+    )

@@ -15,11 +15,11 @@ import time
 from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import structlog
 
-from bench.parts import broker, nats_server, quantile
+from bench.answer import Answer, Figure, quantile
+from bench.parts import broker, nats_server
 from launch.adapters.nats import NatsBroker
 from launch.aws import AwsProvider, NatsAccess
 from launch.ports import Synced
@@ -62,7 +62,7 @@ class Machines:
         await self._proxy.shut_down(instance.id)
 
 
-async def measure(publishes: int) -> dict[str, Any]:
+async def measure(publishes: int) -> Answer:
     """Milliseconds for so many publishes, one at a time, over several queues."""
     # The agents here are in this process, and what they say is not what is asked.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
@@ -85,11 +85,12 @@ async def measure(publishes: int) -> dict[str, Any]:
                 await asyncio.sleep(APART_S)
     # The first of each queue warms what is kept.
     del took_ms[:QUEUES]
-    return {
-        "question": "publish -> RunInstances on the wire, queue at zero, one publish at a time",
-        "publishes": publishes,
-        "launch_ms": {"p50": quantile(took_ms, 0.5), "p99": quantile(took_ms, 0.99), "max": max(took_ms)},
-    }
+    return Answer(
+        "publish -> RunInstances on the wire, queue at zero, one publish at a time",
+        [Figure("publish to RunInstances, p99", quantile(took_ms, 0.99), "ms", 150, publishes, target_of="value")],
+        {"launch_ms": took_ms},
+        {"p50_ms": quantile(took_ms, 0.5), "max_ms": max(took_ms)},
+    )
 
 
 def _spec(name: str, url: str) -> QueueSpec:

@@ -1,4 +1,4 @@
-"""What every measurement needs: a nats-server, an image, an agent as its own process, and the engine's bare socket.
+"""What every measurement needs: a nats-server, an image, and an agent as its own process.
 
 Everything that is started here ends with the `with` block that started it.
 """
@@ -13,9 +13,9 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import IO
 
-import aiohttp
-
+from bench.engine import SOCKET
 from launch.adapters.nats import NatsBroker, connect
 from launch.ports import Synced
 from launch.presence import AgentPresence
@@ -23,9 +23,8 @@ from launch.queue import QueueSpec, StaticProvider
 from tests.support.images import ensure_busybox
 from tests.support.nats_server import NatsServer
 
-API = "http://docker/v1.41"
-SOCKET = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock").removeprefix("unix://")
 READY_S = 30.0
+AGENT_LOG = Path("build/bench/agent.log")
 
 
 @contextlib.contextmanager
@@ -51,19 +50,30 @@ async def broker(url: str) -> AsyncIterator[NatsBroker]:
 
 
 @contextlib.asynccontextmanager
-async def engine_socket() -> AsyncIterator[aiohttp.ClientSession]:
-    """The engine's HTTP API with nothing in between."""
-    async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(SOCKET, limit=0)) as session:
-        yield session
+async def agent(
+    link: NatsBroker,
+    url: str,
+    queue: str,
+    *,
+    max_jobs: int,
+    engine: Path | None = None,
+    policy: Path | None = None,
+) -> AsyncIterator[int]:
+    """A queue and an agent for it, as a process of its own; yields its pid once it takes work.
 
-
-@contextlib.asynccontextmanager
-async def agent(link: NatsBroker, url: str, queue: str, *, max_jobs: int) -> AsyncIterator[int]:
-    """A queue and an agent for it, as a process of its own; yields its pid once it takes work."""
+    `engine` is the socket that it reaches the engine by, if not the engine's own; `policy` its `agent.yaml`. What it
+    says is in `AGENT_LOG`.
+    """
     await link.queues.apply(QueueSpec(queue_name=queue, provider=StaticProvider()))
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder, _log() as log:
         command = ["-m", "launch", "agent", "--queue", queue, "--data-dir", folder, "--server", url]
-        process = await asyncio.create_subprocess_exec(sys.executable, *command, "--max-jobs", str(max_jobs))
+        command += ["--max-jobs", str(max_jobs)]
+        if policy is not None:
+            command += ["--policy", str(policy)]
+        surroundings = {**os.environ, "DOCKER_HOST": f"unix://{engine or SOCKET}"}
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, *command, stdout=log, stderr=log, env=surroundings
+        )
         try:
             async with asyncio.timeout(READY_S):
                 await _present(link, queue)
@@ -72,6 +82,11 @@ async def agent(link: NatsBroker, url: str, queue: str, *, max_jobs: int) -> Asy
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(signal.SIGTERM)
             await process.wait()
+
+
+def _log() -> IO[bytes]:
+    AGENT_LOG.parent.mkdir(parents=True, exist_ok=True)
+    return AGENT_LOG.open("ab")
 
 
 async def _present(link: NatsBroker, queue: str) -> AgentPresence:
@@ -85,9 +100,3 @@ async def _present(link: NatsBroker, queue: str) -> AgentPresence:
 async def busybox() -> str:
     """The name of a small local image, built if it is not there."""
     return await asyncio.to_thread(ensure_busybox)
-
-
-def quantile(values: list[float], share: float) -> float:
-    """The value below which `share` of the values lie (nearest rank)."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]

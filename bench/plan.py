@@ -14,6 +14,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from bench.answer import Answer, Figure
 from launch.core.capacity import Amount
 from launch.presence import AgentPresence
 from scaler.core.backlog import Backlog
@@ -29,13 +30,15 @@ WHOLE = Amount(cpu_milli=48_000, memory_bytes=192 * GIB, gpus=4, slots=48)
 TYPES = tuple(f"type-{number}" for number in range(8))
 
 
-async def measure(repeats: int) -> dict[str, Any]:
+async def measure(repeats: int) -> Answer:
     """The median and the worst of so many plans, in milliseconds, for a small fleet and for a large one."""
-    result: dict[str, Any] = {}
-    for instances, jobs in ((200, 100_000), (10_000, 1_000_000)):
-        for question, answer in _measured(instances, jobs, repeats).items():
-            result[f"{instances} instances, {jobs} jobs: {question}"] = answer
-    return result
+    small, large = _measured(200, 100_000, repeats), _measured(10_000, 1_000_000, repeats)
+    median_ms, floor_ms = small["plan that launches"]["median_ms"], small["floor"]["median_ms"]
+    return Answer(
+        "one plan of the scaler, no IO: 200 instances, 100,000 jobs pending",
+        [Figure("plan", median_ms, "ms", 50, repeats, floor_ms, "adding up as many numbers", target_of="value")],
+        detail={"200 instances, 100,000 jobs": small, "10,000 instances, 1,000,000 jobs": large},
+    )
 
 
 def _measured(instances: int, jobs: int, repeats: int) -> dict[str, Any]:

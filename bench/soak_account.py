@@ -7,7 +7,7 @@ from collections import Counter
 from contextlib import aclosing
 from typing import Any
 
-from bench.parts import quantile
+from bench.answer import quantile
 from bench.soak_scene import LEASE_S, NS, Scene
 from launch.core.states import State
 from launch.record import JobRecord

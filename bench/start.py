@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import time
-from collections.abc import AsyncIterator
-from typing import Any
+from math import inf
 
-import aiohttp
-
-from agent.core.container import ContainerPolicy, container_config
-from bench.parts import API, agent, broker, busybox, engine_socket, nats_server, quantile
+from bench.answer import Answer, Figure, quantile
+from bench.engine import Bare, Events, engine_events, engine_socket
+from bench.parts import agent, broker, busybox, nats_server
 from launch.adapters.nats import NatsBroker
 from launch.job import JobSpec
 from launch.ports import Synced
@@ -26,42 +23,7 @@ QUEUE = "bench-start"
 STARTED_S = 30.0
 
 
-class StartTimes:
-    """When the engine started each container, by name: nanoseconds since the epoch, from its own events."""
-
-    def __init__(self) -> None:
-        self._times: dict[str, asyncio.Future[int]] = {}
-
-    def of(self, name: str) -> asyncio.Future[int]:
-        """The moment, once it has come."""
-        return self._times.setdefault(name, asyncio.get_running_loop().create_future())
-
-    async def follow(self, session: aiohttp.ClientSession, ready: asyncio.Event) -> None:
-        """Take in the engine's events until cancelled."""
-        filters = json.dumps({"type": ["container"], "event": ["start"]})
-        timeout = aiohttp.ClientTimeout(total=None)
-        async with session.get(f"{API}/events", params={"filters": filters}, timeout=timeout) as events:
-            ready.set()
-            async for line in events.content:
-                event = json.loads(line)
-                self.of(event["Actor"]["Attributes"]["name"]).set_result(int(event["timeNano"]))
-
-
-@contextlib.asynccontextmanager
-async def start_times(session: aiohttp.ClientSession) -> AsyncIterator[StartTimes]:
-    """Engine start events within this block."""
-    times = StartTimes()
-    ready = asyncio.Event()
-    async with asyncio.TaskGroup() as tasks:
-        following = tasks.create_task(times.follow(session, ready), name="engine events")
-        await ready.wait()
-        try:
-            yield times
-        finally:
-            following.cancel()
-
-
-async def measure(jobs: int) -> dict[str, Any]:
+async def measure(jobs: int) -> Answer:
     """Milliseconds for `jobs` jobs of `true`, one at a time, and as many bare containers in between."""
     image = await busybox()
     spec = JobSpec(job_type="true", image=image, command=("true",))
@@ -71,46 +33,47 @@ async def measure(jobs: int) -> dict[str, Any]:
         async with (
             broker(url) as link,
             engine_socket() as session,
-            start_times(session) as times,
+            engine_events(session) as events,
             agent(link, url, QUEUE, max_jobs=1),
         ):
-            for number in range(jobs + 1):
-                bare.append(await _bare(session, times, spec, number))
-                through_agent.append(await _published(link, times, spec))
+            engine = Bare(session, spec)
+            for _ in range(jobs + 1):
+                bare.append(await _bare(engine, events))
+                through_agent.append(await _published(link, events, spec))
     # The first of each warms caches on both sides.
     del bare[0], through_agent[0]
-    return {
-        "question": "publish -> process running, idle agent, one job of `true` at a time",
-        "jobs": jobs,
-        "agent_ms": {"p50": quantile(through_agent, 0.5), "p99": quantile(through_agent, 0.99)},
-        "engine_create_start_ms": {"p50": quantile(bare, 0.5), "p99": quantile(bare, 0.99)},
-        "ratio_p50": quantile(through_agent, 0.5) / quantile(bare, 0.5),
-        "ratio_p99": quantile(through_agent, 0.99) / quantile(bare, 0.99),
-    }
+    return Answer(
+        "publish -> process running, idle agent, one job of `true` at a time",
+        [_figure(through_agent, bare, 0.5, 1.05, None), _figure(through_agent, bare, 0.99, 1.5, inf)],
+        {"agent_ms": through_agent, "engine_ms": bare},
+    )
 
 
-async def _bare(session: aiohttp.ClientSession, times: StartTimes, spec: JobSpec, number: int) -> float:
-    name = f"launch-bench-bare-{number}"
-    body = container_config(spec, JobId("bench-bare", number + 1), 1, "bench", "", ContainerPolicy(), (), env={})
+def _figure(through_agent: list[float], bare: list[float], share: float, target: float, gross: float | None) -> Figure:
+    name, value, floor = (
+        f"publish to running, p{share * 100:.0f}",
+        quantile(through_agent, share),
+        quantile(bare, share),
+    )
+    return Figure(name, value, "ms", target, len(bare), floor, "the engine's create and start", gross=gross)
+
+
+async def _bare(engine: Bare, events: Events) -> float:
     since = time.time_ns()
-    async with session.post(f"{API}/containers/create", params={"name": name}, json=body) as answer:
-        container = (await answer.json())["Id"]
-    async with session.post(f"{API}/containers/{container}/start") as answer:
-        answer.raise_for_status()
-    took_ms = (await times.of(name) - since) / 1e6
-    async with session.post(f"{API}/containers/{container}/wait") as answer:
-        await answer.read()
-    async with session.delete(f"{API}/containers/{container}", params={"force": "1"}) as answer:
-        await answer.read()
+    name, container = await engine.create()
+    await engine.start(container)
+    took_ms = (await events.of("start", name) - since) / 1e6
+    await engine.wait(container)
+    await engine.remove(container)
     return took_ms
 
 
-async def _published(link: NatsBroker, times: StartTimes, spec: JobSpec) -> float:
+async def _published(link: NatsBroker, events: Events, spec: JobSpec) -> float:
     body = spec.model_dump_json(exclude_unset=True).encode()
     since = time.time_ns()
     job = (await link.jobs.publish(QUEUE, "true", body)).job
     async with asyncio.timeout(STARTED_S):
-        took_ms = (await times.of(container_name(job, 1)) - since) / 1e6
+        took_ms = (await events.of("start", container_name(job, 1)) - since) / 1e6
         await _ended(link, job)
     return took_ms
 

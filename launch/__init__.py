@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from launch import run as run
+    from launch.bulk import BulkInterrupted as BulkInterrupted
+    from launch.bulk import JobIds as JobIds
     from launch.client import Client as Client
     from launch.client import connect as connect
     from launch.code import Shipped as Shipped
@@ -60,6 +62,8 @@ if TYPE_CHECKING:
     from launch.subjects import Priority as Priority
 
 _HOMES = {
+    "BulkInterrupted": "launch.bulk",
+    "JobIds": "launch.bulk",
     "Client": "launch.client",
     "Job": "launch.handle",
     "LogLine": "launch.lines",

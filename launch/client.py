@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import AsyncGenerator
+import secrets
+import time
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import aclosing, asynccontextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,27 +19,29 @@ from launch.core.states import State
 from launch.errors import LaunchError, NotFound, Problem, SpecError
 from launch.handle import Job
 from launch.job import JobSpec
-from launch.ports import Broker, Clock, QueueStatus, Synced
+from launch.ports import Broker, Clock, NewJob, QueueStatus, Synced
 from launch.presence import AgentPresence, AgentState
 from launch.queue import QueueSpec
 from launch.record import JobRecord
 from launch.settings import Endpoint
 from launch.subjects import MAX_SPEC_BYTES, JobId, Priority
-from launch.unclaimed import unclaimed_record
 
 if TYPE_CHECKING:
+    from launch.bulk import JobIds
     from launch.code import Progress, Shipped
+    from launch.listing import Listing
 
 DEFAULT_JOB_TYPE = "default"
 """The type of a job that names none, in a queue that takes any."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
+SPEC_KEPT_S = 1.0
+"""A change of a queue's job types takes effect on who submits within so long."""
+SPECS_KEPT = 100
+
 DRAIN_HEARD_S = 10.0
 """An agent that is there hears of a drain at once; one that does not within this long has trouble."""
-
-MAX_LISTED = 1_000_000
-"""As many jobs of one queue are listed when no limit is given."""
 
 
 @asynccontextmanager
@@ -85,6 +88,7 @@ class Client:
             clock = SystemClock()
         self.broker = broker
         self.clock = clock
+        self._known: dict[str, tuple[float, QueueSpec]] = {}
 
     # -- jobs ---------------------------------------------------------------------------------------------------
 
@@ -108,20 +112,49 @@ class Client:
         (no such queue), `QueueFull`, `SpecError` (the types disagree, the queue takes no such type, too large),
         `LaunchError` (a `msg_id` that fits in no header, a folder that can't be packed), `StoreError`.
         """
-        if msg_id is not None and (not msg_id.strip() or _CONTROL.search(msg_id)):
-            raise LaunchError(f"{msg_id[:80]!r} can't be a message id", hint="allowed: text without control characters")
+        _check_msg_id(msg_id)
         job_type = _one_type(job_type, spec)
-        queue_spec = await self.broker.queues.get(queue)
-        job_type = _type_in(queue_spec, job_type)
-        changes: dict[str, object] = {"job_type": job_type}
+        job_type = _type_in(await self._spec_of(queue), job_type)
         if code is not None:
-            changes["code"] = (await self.ship(code)).ref
-        body = spec.model_copy(update=changes).model_dump_json(exclude_unset=True).encode()
-        if len(body) > MAX_SPEC_BYTES:
-            problem = Problem("", f"found {len(body)} bytes as JSON", f"allowed: at most {MAX_SPEC_BYTES}")
-            raise SpecError("the job spec", [problem])
+            spec = spec.model_copy(update={"code": (await self.ship(code)).ref})
+        body = _body(spec, job_type)
         published = await self.broker.jobs.publish(queue, job_type, body, priority=priority, msg_id=msg_id)
         return Job(self.broker, self.clock, published.job, duplicate=published.duplicate)
+
+    async def submit_many(
+        self,
+        queue: str,
+        specs: Iterable[JobSpec],
+        *,
+        job_type: str | None = None,
+        priority: Priority = Priority.MEDIUM,
+        msg_id: str | None = None,
+        skip: int = 0,
+        progress: Callable[[int], None] | None = None,
+    ) -> JobIds:
+        """Publish many jobs, in the order given; returns their ids once the broker has stored them all.
+
+        They are stored in batches of 1,000, each whole or not at all; `specs` may be a generator, and is never held in
+        memory as a whole. `progress` hears how many of `specs` are stored. With `msg_id` a repeat of a batch within the
+        queue's window of two minutes is recognised; `skip` leaves out the first so many specs, which are stored.
+
+        Raises `NotFound`, and `BulkInterrupted` for whatever ends it early, a spec that `submit` would refuse too: that
+        says what is stored, and how to go on without a double.
+        """
+        from launch.bulk import submit_all
+
+        _check_msg_id(msg_id)
+        if skip < 0:
+            raise LaunchError(f"can't skip {skip} jobs", hint="allowed: 0 or more")
+        found = await self.broker.queues.get(queue)
+
+        def jobs() -> Iterator[NewJob]:
+            for spec in specs:
+                named = _type_in(found, _one_type(job_type, spec))
+                yield NewJob(named, priority, _body(spec, named))
+
+        msg_id = msg_id or secrets.token_hex(8)
+        return await submit_all(self.broker, queue, jobs(), msg_id=msg_id, skip=skip, progress=progress)
 
     async def ship(self, folder: Path, *, limit_bytes: int | None = None, progress: Progress | None = None) -> Shipped:
         """Put a folder where jobs find it, unless it is there; the result's `ref` goes into a `JobSpec` as its `code`.
@@ -143,27 +176,19 @@ class Client:
     ) -> list[JobRecord]:
         """The jobs of one queue or of all, oldest first: records, and queued jobs that have no record yet.
 
-        With `limit`, at most so many that have a record (the latest), and in each queue so many that have none (the
-        next in line). Raises `NotFound` if a queue is named that does not exist and has left no records.
+        With `limit`, at most so many that have a record (those that changed last), and in each queue so many that have
+        none (the next in line): however many records there are, few are read. Raises `NotFound` if a queue is named
+        that does not exist and has left no records.
         """
-        kept = await self.broker.records.list(queue)
-        found = [record for record in kept if state is None or record.state is state]
-        found.sort(key=_age)
-        if limit is not None:
-            found = found[max(0, len(found) - limit) :]
-        if state in (None, State.QUEUED):
-            known = {record.id for record in kept}
-            for name in [queue] if queue else [spec.queue_name for spec in await self.broker.queues.list()]:
-                held = sum(record.queue == name and not record.state.terminal for record in kept)
-                try:
-                    lying = await self.broker.jobs.peek(name, MAX_LISTED if limit is None else held + limit)
-                except NotFound:
-                    if queue and not kept:
-                        raise
-                    continue
-                fresh = [unclaimed_record(message) for message in lying if message.job not in known]
-                found.extend(fresh[:limit])
-        return sorted(found, key=_age)
+        return (await self.listing(queue, state, limit=limit)).jobs
+
+    async def listing(
+        self, queue: str | None = None, state: State | None = None, *, limit: int | None = None
+    ) -> Listing:
+        """The same, and whether older ones are left out."""
+        from launch.listing import list_jobs
+
+        return await list_jobs(self.broker, queue, state, limit)
 
     async def cancel(self, job: str | JobId) -> JobRecord:
         """`Job.cancel` of the job with this id."""
@@ -184,8 +209,20 @@ class Client:
 
     # -- queues and agents ----------------------------------------------------------------------------------------
 
+    async def _spec_of(self, queue: str) -> QueueSpec:
+        """The queue's spec as it was a second ago at most: who submits one job after the other asks for it once."""
+        read_at, spec = self._known.get(queue, (0.0, None))
+        now_s = time.monotonic()
+        if spec is None or now_s - read_at > SPEC_KEPT_S:
+            if len(self._known) >= SPECS_KEPT:
+                self._known.clear()
+            spec = await self.broker.queues.get(queue)
+            self._known[queue] = now_s, spec
+        return spec
+
     async def apply_queue(self, spec: QueueSpec) -> list[str]:
         """Make the queue as the spec says; returns a line for each thing that was created or changed."""
+        self._known.pop(spec.queue_name, None)
         return await self.broker.queues.apply(spec)
 
     async def queues(self) -> list[QueueSpec]:
@@ -206,6 +243,7 @@ class Client:
 
     async def delete_queue(self, name: str) -> int:
         """Delete the queue and what lies in it; returns how many jobs that were. Raises `NotFound`."""
+        self._known.pop(name, None)
         return await self.broker.queues.delete(name)
 
     async def agents(self, queue: str | None = None) -> list[AgentPresence]:
@@ -238,8 +276,21 @@ class Client:
         raise LaunchError("the watch of agents ended early")  # a broker that breaks its contract
 
 
-def _age(record: JobRecord) -> tuple[datetime, JobId]:
-    return record.submitted_at, record.id
+def _check_msg_id(msg_id: str | None) -> None:
+    """Raises `LaunchError` for one that fits in no header."""
+    if msg_id is not None and (not msg_id.strip() or _CONTROL.search(msg_id)):
+        raise LaunchError(f"{msg_id[:80]!r} can't be a message id", hint="allowed: text without control characters")
+
+
+def _body(spec: JobSpec, job_type: str) -> bytes:
+    """The spec as it is published, with its type. Raises `SpecError` if it is too large."""
+    if spec.job_type != job_type:
+        spec = spec.model_copy(update={"job_type": job_type})
+    body = spec.model_dump_json(exclude_unset=True).encode()
+    if len(body) > MAX_SPEC_BYTES:
+        problem = Problem("", f"found {len(body)} bytes as JSON", f"allowed: at most {MAX_SPEC_BYTES}")
+        raise SpecError("the job spec", [problem])
+    return body
 
 
 def _one_type(job_type: str | None, spec: JobSpec) -> str | None:

@@ -45,7 +45,7 @@ class Spec(BaseModel):
     tuple), so each model says that for type checkers in an `__init__` of its own; pydantic's is what runs.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def _text(value: object) -> object:

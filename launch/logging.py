@@ -13,6 +13,18 @@ from typing import Any
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
+class Logger:
+    """A logger of structlog's by name; structlog, and what it renders tracebacks with, comes with the first message."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> Any:
+        import structlog
+
+        return getattr(structlog.get_logger(self._name), attribute)
+
+
 def set_up_logging(*, level: str | None = None) -> None:
     """Configure structlog, and the standard library's root logger for what vendors say. Call once, first."""
     import structlog

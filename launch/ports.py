@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 from launch.files import Files
 from launch.points import Metrics
@@ -90,6 +90,14 @@ class Published:
 
     job: JobId
     duplicate: bool
+
+
+class NewJob(NamedTuple):
+    """A job that is to be stored."""
+
+    job_type: str
+    priority: Priority
+    body: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +198,14 @@ class Jobs(Protocol):
         """
         ...
 
+    async def publish_batch(self, queue: str, jobs: Sequence[NewJob], *, msg_id: str) -> Published:
+        """Store up to 1,000 jobs, all of them or none; returns the first, and the others' ids follow it without a gap.
+
+        A repeat of the same jobs with the same `msg_id` within the queue's window is recognised and not stored again.
+        Raises as `publish` does; after `BrokerUnavailable` a repeat tells whether they are stored.
+        """
+        ...
+
     async def get(self, job: JobId) -> Message | None:
         """The message as published, or None once it has been acked (or never was)."""
         ...
@@ -242,6 +258,10 @@ class Records(Protocol):
 
     async def history(self, job: JobId) -> list[JobRecord]:
         """The record's past values, oldest first, the present one last: the job's timeline. Empty if none."""
+        ...
+
+    async def recent(self, count: int, *, queue: str | None = None) -> tuple[list[JobRecord], bool]:
+        """The `count` records (of one queue) that changed last, in the order of that change; whether there are more."""
         ...
 
     async def list(self, queue: str | None = None) -> list[JobRecord]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from launch.fields import Spec
 from launch.job import JobSpec
+from launch.meanings import meanings
 from launch.policy import AgentPolicy
 from launch.queue import QueueSpec
 
@@ -26,6 +27,11 @@ MODELS: dict[str, type[Spec]] = {
 def schema_text(model: type[Spec]) -> str:
     """The schema of one model as it stands in its file."""
     schema: dict[str, Any] = {"$schema": "https://json-schema.org/draft/2020-12/schema", **model.model_json_schema()}
+    models = {known.__name__: known for known in Spec.__subclasses__()}
+    for name, part in {model.__name__: schema, **schema.get("$defs", {})}.items():
+        for field, text in meanings(models[name]).items() if name in models else ():
+            told = {**part["properties"][field], "description": text}
+            part["properties"][field] = dict(sorted(told.items()))
     return json.dumps(schema, indent=2) + "\n"
 
 

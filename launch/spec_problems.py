@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from launch.core.shown import one_line
 from launch.errors import Problem
+from launch.fields import Spec
 from launch.job import Resources
 from launch.queue import AwsProvider, LocalProvider
 
@@ -131,8 +132,9 @@ def keys_of(model: type[BaseModel]) -> str:
 
 
 def _meaning(owner: type[BaseModel], loc: tuple[Any, ...]) -> str:
-    field = owner.model_fields.get(str(loc[-1]))
-    text = (field.description or "") if field else ""
+    from launch.meanings import meanings
+
+    text = meanings(owner).get(str(loc[-1]), "") if issubclass(owner, Spec) else ""
     return text.rstrip(".") or "it is required"
 
 

@@ -283,6 +283,10 @@ LABEL_AGENT = "launch.agent"
 LABEL_ACK = "launch.ack"
 LABEL_SUBMITTED = "launch.submitted"
 """When the job was submitted: tells it from one of the same id in a queue that was deleted and made again."""
+LABEL_NETNS = "launch.netns"
+"""Of a job's container: the id of the container whose network namespace it has joined."""
+LABEL_KEEPER = "launch.keeper"
+"""Of a container that is no job's, but keeps a network namespace ready for one: says so in words."""
 
 
 def container_name(job: JobId, attempt: int) -> str:

@@ -18,6 +18,7 @@ from aiodocker.exceptions import DockerError
 from agent.adapters.docker_answers import container_of, message_of, path_of, usage_of
 from agent.adapters.docker_images import EngineImages
 from agent.adapters.docker_link import CHANGE_LIMIT_S, CONFLICT, LOOK_LIMIT_S, NOT_FOUND, SERVER_ERROR
+from agent.adapters.docker_talk import EngineTalk
 from agent.core.container import same_attempt
 from agent.core.frames import FrameParser, since_parameter
 from agent.ports import (
@@ -32,20 +33,27 @@ from agent.ports import (
 
 _NOT_MODIFIED = 304
 _ADOPT_PAUSE_S = 0.05
+_TTYS_KEPT = 4096
 READ_AHEAD_BYTES: Final = 1024**2
 """So much of an archive is read before it is asked for (at most twice as much), so that engine and store both work."""
 _STAT_HEADER = "X-Docker-Container-Path-Stat"
 
 
-class DockerEngine(EngineImages):
+class DockerEngine(EngineImages, EngineTalk):
     """One engine. Connects on first use and after every break; used within one event loop."""
+
+    def __init__(self, host: str | None = None) -> None:
+        super().__init__(host)
+        self._ttys: dict[str, bool] = {}
+        """Which of the containers that were created here last have a terminal: their logs look otherwise."""
 
     async def info(self) -> EngineInfo:
         """Version and size."""
         with self._translated("info"):
             async with asyncio.timeout(LOOK_LIMIT_S):
                 found = await self._client().system.info()
-            return EngineInfo(str(found["ServerVersion"]), int(found["NCPU"]), int(found["MemTotal"]))
+            machine = str(found.get("Architecture") or "")
+            return EngineInfo(str(found["ServerVersion"]), int(found["NCPU"]), int(found["MemTotal"]), machine)
 
     async def create(self, name: str, config: Mapping[str, Any]) -> str:
         """Create a container, or return the id of the one that has the name.
@@ -57,7 +65,11 @@ class DockerEngine(EngineImages):
             async with asyncio.timeout(CHANGE_LIMIT_S):
                 while True:
                     try:
-                        return str((await self._client().containers.create(dict(config), name=name)).id)
+                        made = str((await self._client().containers.create(dict(config), name=name)).id)
+                        self._ttys[made] = bool(config.get("Tty"))
+                        if len(self._ttys) > _TTYS_KEPT:
+                            del self._ttys[next(iter(self._ttys))]
+                        return made
                     except DockerError as error:
                         if error.status != CONFLICT:
                             raise
@@ -116,18 +128,21 @@ class DockerEngine(EngineImages):
         self, container: str, *, since: str | None, follow: bool, tail: int | None = None
     ) -> AsyncGenerator[LogFrame]:
         """Frames from `since` on; with `follow` until the container stops. Closing it closes the connection."""
-        present = await self.inspect(container)
-        if present is None:
-            raise EngineError("logs", NOT_FOUND, f"No such container: {container}")
+        tty = self._ttys.get(container)
+        if tty is None:
+            present = await self.inspect(container)
+            if present is None:
+                raise EngineError("logs", NOT_FOUND, f"No such container: {container}")
+            container, tty = present.id, present.tty
         parameters = {"stdout": "1", "stderr": "1", "timestamps": "1", "follow": "1" if follow else "0"}
         if since is not None:
             parameters["since"] = since_parameter(since)
         if tail is not None:
             parameters["tail"] = str(tail)
-        parser = FrameParser(tty=present.tty)
+        parser = FrameParser(tty=tty)
         # aiodocker's own log() merges the two sources and leaks its connection when it is left early.
         # Whoever follows looks whether the container still runs when the stream ends; whoever reads to the end can't.
-        path = f"containers/{present.id}/logs"
+        path = f"containers/{container}/logs"
         async with self._stream("logs", "GET", path, parameters, unframed=follow) as content:
             while True:
                 with self._translated("logs"):

@@ -7,7 +7,7 @@ every other call hang once it is reached. What is asked of the engine is in `doc
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -36,6 +36,8 @@ _PLAIN = {"Accept-Encoding": "identity"}
 """Asked for nothing, aiohttp offers to take gzip, and the engine then packs every archive that it hands out, at a sixth
 of the speed."""
 
+Parameters = Mapping[str, str] | Sequence[tuple[str, str]]
+
 
 class EngineLink:
     """One engine's address, and how it is asked."""
@@ -59,7 +61,7 @@ class EngineLink:
 
     @asynccontextmanager
     async def _stream(
-        self, step: str, method: str, path: str, parameters: Mapping[str, str], **more: Any
+        self, step: str, method: str, path: str, parameters: Parameters, **more: Any
     ) -> AsyncIterator[aiohttp.StreamReader]:
         """A request whose answer lasts; left at any time, its connection is closed (and the engine notices)."""
         with self._translated(step):
@@ -85,7 +87,7 @@ class EngineLink:
         self,
         method: str,
         path: str,
-        parameters: Mapping[str, str],
+        parameters: Parameters,
         *,
         unframed: bool = False,
         headers: Mapping[str, str] = {},

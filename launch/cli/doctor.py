@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
@@ -33,6 +32,8 @@ def doctor(
     server: ServerOption = None,
 ) -> None:
     """Look at NATS, Docker, queues, images, agents and the scaler, and say what is wrong and what to do about it."""
+    import asyncio
+
     from launch.core.doctor import Level, worst
     from launch.doctor.rounds import examine
     from launch.errors import LaunchError

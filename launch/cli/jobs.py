@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -33,8 +32,9 @@ def jobs(
         typer.Option("--state", metavar="STATE", parser=one_of(State), help=f"Only jobs in this state: {_STATES}."),
     ] = None,
     limit: Annotated[
-        int, typer.Option("--limit", metavar="N", min=1, help="The latest N, and N in line in each queue.")
+        int, typer.Option("--limit", metavar="N", min=1, help="The N that changed last, and N in line in each queue.")
     ] = 100,
+    everything: Annotated[bool, typer.Option("--all", help="All of them; reads every record.")] = False,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on showing changes until Ctrl-C.")] = False,
     as_json: JsonOption = False,
     server: ServerOption = None,
@@ -42,6 +42,8 @@ def jobs(
     """List jobs, oldest first."""
     if watch and as_json:
         raise typer.BadParameter("--watch and --json don't go together")
+    if watch and everything:
+        raise typer.BadParameter("--watch and --all don't go together")
 
     async def main(client: Client) -> None:
         if watch:
@@ -49,11 +51,13 @@ def jobs(
 
             await watch_jobs(client, queue, state, limit)
             return
-        records = await client.jobs(queue, state, limit=limit)
+        found = await client.listing(queue, state, limit=None if everything else limit)
         if as_json:
-            write_json([record_json(record) for record in records])
+            write_json([record_json(record) for record in found.jobs])
         else:
-            write_table(JOB_COLUMNS, [job_row(record) for record in records], empty="no jobs", spare=JOB_SPARE)
+            write_table(JOB_COLUMNS, [job_row(record) for record in found.jobs], empty="no jobs", spare=JOB_SPARE)
+        if found.more:
+            note(f"jobs that changed earlier are left out (--limit {limit}); more: --limit N, or --all")
 
     with_client(ctx, server, main)
 
@@ -87,6 +91,8 @@ def wait(
     limit_s = seconds(timeout, "--timeout") if timeout is not None else None
 
     async def main(client: Client) -> int:
+        import asyncio
+
         from launch.errors import LaunchError
 
         handles = [client.job(text) for text in job]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from typing import TYPE_CHECKING, Annotated
 
@@ -42,6 +41,8 @@ def scaler(
     home = default_data_dir(data_dir)
     if dry_run:
         set_up_logging(level=os.environ.get("LAUNCH_LOG_LEVEL", "warning"))
+        import asyncio
+
         raise typer.Exit(asyncio.run(_dry_run(found, queue, home)))
     set_up_logging()
 

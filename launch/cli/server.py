@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +13,8 @@ from launch.cli.session import data_dir as default_data_dir
 from launch.errors import ServerError
 
 if TYPE_CHECKING:
+    import asyncio
+
     from launch.server import EmbeddedServer
     from launch.service import Stop
 
@@ -40,6 +41,8 @@ def server(
     data_dir: DataDirOption = None,
 ) -> None:
     """Run the embedded nats-server, with its store in the data directory, until told to stop."""
+    import asyncio
+
     from launch import server as embedded
     from launch import server_users
     from launch.service import run_service
@@ -74,6 +77,8 @@ def server(
 
 async def stopped_or_ended(stop: asyncio.Event, handle: EmbeddedServer) -> bool:
     """Wait for either; whether the server has ended."""
+    import asyncio
+
     async with asyncio.TaskGroup() as group:
         stopping = group.create_task(stop.wait(), name="stop")
         watching = group.create_task(until_ended(handle), name="nats-server")
@@ -86,6 +91,8 @@ async def stopped_or_ended(stop: asyncio.Event, handle: EmbeddedServer) -> bool:
 
 async def until_ended(handle: EmbeddedServer) -> None:
     """Return once the server's process has ended."""
+    import asyncio
+
     loop = asyncio.get_running_loop()
     try:
         watched = os.pidfd_open(handle.info.pid)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 from collections.abc import Awaitable, Callable
@@ -57,6 +56,8 @@ def endpoint(
 
 def with_client(ctx: typer.Context, server: str | None, main: Callable[[Client], Awaitable[T]]) -> T:
     """Connect, run `main`, disconnect."""
+    import asyncio
+
     from launch.adapters import nats
     from launch.client import Client
     from launch.errors import BrokerUnavailable, LoginRefused, NotFound

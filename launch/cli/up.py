@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -31,6 +30,8 @@ def up(
     server: ServerOption = None,
 ) -> None:
     """Apply queues and start and stop workers for them until told to stop."""
+    import asyncio
+
     from launch import server as embedded
     from launch.logging import set_up_logging
     from launch.service import run_service
@@ -96,6 +97,8 @@ async def connected(
     chosen: str | None, home: Path, port: int
 ) -> AsyncGenerator[tuple[Broker, str, EmbeddedServer | None]]:
     """A broker, its address, and the embedded server if that is what it is; that one is let go of at the end."""
+    import asyncio
+
     from launch.adapters import nats
 
     joined = await _join(chosen, home, port)
@@ -112,6 +115,7 @@ async def connected(
 
 async def _join(chosen: str | None, home: Path, port: int) -> _Joined:
     """The server that the user named; else the one that listens at the usual address; else an embedded one."""
+    import asyncio
     from dataclasses import replace
 
     from launch import server as embedded
@@ -134,6 +138,8 @@ async def _join(chosen: str | None, home: Path, port: int) -> _Joined:
 
 async def _is_nats(host: str, port: int) -> bool:
     """Whether a NATS server greets there; anything else at the port is for the start of ours to complain about."""
+    import asyncio
+
     try:
         async with asyncio.timeout(2.0):
             reader, writer = await asyncio.open_connection(host, port)

@@ -27,8 +27,9 @@ PROGRAMS: dict[tuple[str, ...], Script] = {
     ("sh", "-c", "head -c 20000000 /dev/zero | tr '\\0' x; exec sleep 60"): Script(
         output=(("stdout", b"x" * 20000000),), hold=True
     ),
+    ("cat",): Script(hold=True, answer=lambda said: said),
 }
-TRUE, EXIT_3, SLEEP, NOT_FOUND, SPEAK, TRAP, LONG_LINE, FLOOD = PROGRAMS
+TRUE, EXIT_3, SLEEP, NOT_FOUND, SPEAK, TRAP, LONG_LINE, FLOOD, ECHO = PROGRAMS
 
 
 @dataclass
@@ -59,6 +60,7 @@ class Lab:
                 "Mounts": [{"Type": "volume", "Target": path} for path in mounts],
             },
             "Env": list(env),
+            "OpenStdin": command == ECHO,
         }
         return await self.engine.create(f"{self.mark}-{name}", config)
 

@@ -8,8 +8,10 @@ from datetime import datetime, timedelta
 
 import pytest
 
+from launch.client import Client
 from launch.core.states import Event
 from launch.errors import BrokerUnavailable
+from launch.job import JobSpec
 from launch.ports import SYNCED, Broker, Changed
 from launch.subjects import JobId, Priority, WorkConsumer
 from tests.contract.broker_world import (
@@ -244,3 +246,28 @@ async def test_closing_is_idempotent_and_final(world: World, queue: str) -> None
     assert leaver.connected_since is None
     with pytest.raises(BrokerUnavailable):
         await leaver.jobs.depth(queue)
+
+
+async def test_a_bulk_over_a_bad_connection_is_whole_and_doubles_nothing(
+    broker: Broker, loose: Broker, world: World, queue: str
+) -> None:
+    jobs = 5000
+    troubled = asyncio.Semaphore(0)
+
+    async def trouble() -> None:
+        for _ in range(2):
+            await troubled.acquire()
+            await world.cut()
+            await world.mend()
+
+    def progress(done: int) -> None:
+        if done in (1000, 3000):
+            troubled.release()
+
+    specs = (JobSpec(image=f"i{number}", job_type="train") for number in range(jobs))
+    async with asyncio.timeout(40), asyncio.TaskGroup() as group:
+        group.create_task(trouble())
+        ids = await Client(loose).submit_many(queue, specs, progress=progress)
+    stored = await broker.jobs.peek(queue, 2 * jobs)
+    assert [JobSpec.model_validate_json(message.body).image for message in stored] == [f"i{n}" for n in range(jobs)]
+    assert [message.job for message in stored] == list(ids)

@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 
 from launch.errors import NotFound, QueueFull
-from launch.ports import Broker
+from launch.ports import Broker, NewJob
 from launch.subjects import JobId, Priority, WorkConsumer
 from tests.contract.broker_world import TRAIN, World, queue_spec, take
 
@@ -197,3 +197,49 @@ async def test_the_counts_by_subject_may_be_left_out(broker: Broker, queue: str)
     jobs = [(await broker.jobs.publish(queue, "train", b"x")).job for _ in range(3)]
     found = await broker.jobs.depth(queue, by_subject=False)
     assert (found.messages, found.first_seq, found.last_seq, found.subjects) == (3, jobs[0].seq, jobs[2].seq, {})
+
+
+def new_jobs(count: int, *, job_type: str = "train", size: int = 10) -> list[NewJob]:
+    return [NewJob(job_type, Priority.MEDIUM, b"%0*d" % (size, number)) for number in range(count)]
+
+
+async def test_a_batch_is_stored_in_order_without_a_gap(broker: Broker, other: Broker, queue: str) -> None:
+    before = (await other.jobs.publish(queue, "train", b"before")).job
+    jobs = [NewJob("train", Priority.MEDIUM, b"0"), NewJob("evaluate", Priority.LOW, b"1"), *new_jobs(998)]
+    published = await broker.jobs.publish_batch(queue, jobs, msg_id="a")
+    assert (published.job, published.duplicate) == (JobId(queue, before.seq + 1), False)
+    lying = await other.jobs.peek(queue, 2000, after_seq=before.seq)
+    assert [message.job.seq for message in lying] == list(range(before.seq + 1, before.seq + 1001))
+    assert [(m.consumer, m.body) for m in lying] == [(WorkConsumer(j.job_type, j.priority), j.body) for j in jobs]
+
+
+async def test_a_repeated_batch_is_recognised(broker: Broker, other: Broker, queue: str) -> None:
+    first = await broker.jobs.publish_batch(queue, new_jobs(3), msg_id="a")
+    await broker.jobs.publish_batch(queue, new_jobs(1), msg_id="b")
+    await broker.jobs.discard(first.job)
+    again = await other.jobs.publish_batch(queue, new_jobs(3), msg_id="a")
+    assert (again.job, again.duplicate) == (first.job, True)
+    alone = await other.jobs.publish_batch(queue, new_jobs(1), msg_id="b")
+    assert (alone.job.seq, alone.duplicate) == (first.job.seq + 3, True)
+    assert (await broker.jobs.depth(queue)).messages == 3
+
+
+async def test_a_full_queue_takes_all_of_a_batch_or_none(broker: Broker, world: World, queue: str) -> None:
+    await world.limit_queue(queue, 5000)
+    with pytest.raises(QueueFull, match=queue):
+        await broker.jobs.publish_batch(queue, new_jobs(20, size=300), msg_id="a")
+    assert (await broker.jobs.depth(queue)).messages == 0
+    await broker.jobs.publish_batch(queue, new_jobs(3, size=300), msg_id="a")
+    assert (await broker.jobs.depth(queue)).messages == 3
+
+
+async def test_a_batch_needs_a_queue(broker: Broker, queue: str) -> None:
+    with pytest.raises(NotFound):
+        await broker.jobs.publish_batch(f"{queue}-not", new_jobs(2), msg_id="a")
+
+
+async def test_a_batch_is_noticed(broker: Broker, other: Broker, queue: str) -> None:
+    async with asyncio.timeout(10), aclosing(broker.jobs.notices(queue)) as notices:
+        assert await anext(notices) is None
+        first = (await other.jobs.publish_batch(queue, new_jobs(3), msg_id="a")).job
+        assert [await anext(notices) for _ in range(3)] == [JobId(queue, first.seq + n) for n in range(3)]

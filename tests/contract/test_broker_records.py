@@ -16,7 +16,7 @@ from launch.job import JobSpec
 from launch.ports import SYNCED, Broker, Changed, Synced
 from launch.record import CancelRequest, JobRecord
 from launch.subjects import JobId, Priority
-from tests.contract.broker_world import NOW, record
+from tests.contract.broker_world import NOW, queue_spec, record
 
 
 async def test_a_job_without_a_record_has_none(broker: Broker, queue: str) -> None:
@@ -208,3 +208,40 @@ async def test_several_watch_at_once_and_one_leaves(broker: Broker, queue: str) 
             assert await anext(leaves) is SYNCED
         revision = await broker.records.create(record(job))
         assert await anext(stays) == Changed(str(job), record(job), revision)
+
+
+@pytest.mark.parametrize("revisions_expected", [1, 5])
+async def test_recent_are_those_that_changed_last(
+    broker: Broker, other: Broker, queue: str, revisions_expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("launch.adapters.nats.bucket.REVISIONS", revisions_expected)
+    other_queue = f"{queue}-2"
+    assert await broker.records.recent(3, queue=queue) == ([], False)
+    revisions = {}
+    for seq in range(1, 31):
+        revisions[seq] = await other.records.create(record(JobId(queue, seq)))
+        await other.records.create(record(JobId(other_queue, seq)))
+    for seq in (30, 7, 7, 3):
+        revisions[seq] = await other.records.update(record(JobId(queue, seq), attempt=seq), revisions[seq])
+
+    async def recent(count: int) -> tuple[list[int], bool]:
+        found, more = await broker.records.recent(count, queue=queue)
+        assert all(r.queue == queue for r in found)
+        assert [r.attempt for r in found if r.seq in (30, 7, 3)] == [r.seq for r in found if r.seq in (30, 7, 3)]
+        return [r.seq for r in found], more
+
+    in_order = [*(seq for seq in range(1, 30) if seq not in (7, 3)), 30, 7, 3]
+    for count in range(1, 31):
+        assert await recent(count) == (in_order[-count:], count < 30)
+    assert await recent(1000) == (in_order, False)
+    for attempt in range(20):
+        revisions[3] = await other.records.update(record(JobId(queue, 3), attempt=attempt), revisions[3])
+    for count in range(1, 8):
+        found, more = await broker.records.recent(count, queue=queue)
+        assert ([r.seq for r in found], found[-1].attempt, more) == (in_order[-count:], 19, True)
+    newest, more = await broker.records.recent(2)
+    assert (len(newest), more) == (2, True)
+    await other.queues.apply(queue_spec(queue))
+    await other.queues.delete(queue)
+    assert await broker.records.recent(3, queue=queue) == ([], False)
+    await other.queues.apply(queue_spec(queue))

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import replace
 
 from launch.errors import NotFound
-from launch.ports import Changed, Depth, Message, Published, QueueStatus, Synced
+from launch.ports import Changed, Depth, Message, NewJob, Published, QueueStatus, Synced
 from launch.queue import QueueSpec
 from launch.subjects import HEADER_MSG_ID, JobId, Priority, WorkConsumer
 from tests.fakes.broker_hints import hear
@@ -74,6 +74,11 @@ class FakeJobs:
         headers: Mapping[str, str] = {} if msg_id is None else {HEADER_MSG_ID: msg_id}
         async with self._link.request():
             return self._server.publish(queue, WorkConsumer(job_type, priority), body, headers)
+
+    async def publish_batch(self, queue: str, jobs: Sequence[NewJob], *, msg_id: str) -> Published:
+        batch = [(WorkConsumer(job.job_type, job.priority), job.body) for job in jobs]
+        async with self._link.request():
+            return self._server.publish_batch(queue, batch, msg_id)
 
     async def get(self, job: JobId) -> Message | None:
         async with self._link.request():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from launch.errors import BrokerError, LaunchError, NotFound
 from launch.ports import Clock, LogChunk, Published
 from launch.queue import QueueSpec
-from launch.subjects import JobId, WorkConsumer, parse_job_subject, scaler_report_key
+from launch.subjects import HEADER_MSG_ID, JobId, WorkConsumer, parse_job_subject, scaler_report_key
 from tests.fakes.broker_bucket import Bucket
 from tests.fakes.broker_stream import StreamConfig, WorkStream
 from tests.fakes.clock import LoopClock
@@ -108,6 +108,18 @@ class ServerState:
         if not duplicate:
             self.tell(f"submitted.{queue}", job)
         return Published(job, duplicate)
+
+    def publish_batch(self, queue: str, batch: Sequence[tuple[WorkConsumer, bytes]], msg_id: str) -> Published:
+        """Store all of these jobs, or none; the last has the message id. Raises `NotFound` or `QueueFull`."""
+        stream = self.stream(queue)
+        before = len(batch) - 1
+        known = stream.known(msg_id)
+        if known is not None:
+            return Published(JobId(queue, known - before), True)
+        stream.check_room(sum(len(body) for _, body in batch) + len(msg_id) + len(HEADER_MSG_ID))
+        headers = [*({} for _ in range(before)), {HEADER_MSG_ID: msg_id}]
+        stored = [self.publish(queue, *job, header) for job, header in zip(batch, headers, strict=True)]
+        return stored[0]
 
     def publish_raw(self, subject: str, body: bytes, headers: Mapping[str, str] | None = None) -> Published:
         """What any NATS client does: a publish on a subject. Raises `NotFound` if no stream listens there."""

@@ -55,6 +55,12 @@ class FakeRecords:
         async with self._link.request():
             return [JobRecord.model_validate_json(value) for value in self._bucket.history(job.key)]
 
+    async def recent(self, count: int, *, queue: str | None = None) -> tuple[list[JobRecord], bool]:
+        async with self._link.request():
+            records = [JobRecord.model_validate_json(entry.value or b"") for entry in self._bucket.current()]
+            found = [record for record in records if queue in (None, record.queue)]
+            return found[max(0, len(found) - count) :], len(found) > count
+
     async def list(self, queue: str | None = None) -> list[JobRecord]:
         async with self._link.request():
             records = [JobRecord.model_validate_json(entry.value or b"") for entry in self._bucket.current()]

@@ -71,19 +71,16 @@ class WorkStream:
 
     def publish(self, consumer: WorkConsumer, body: bytes, headers: Mapping[str, str]) -> tuple[int, bool]:
         """Store a message; returns its sequence, and whether it was a duplicate. Raises `QueueFull`."""
-        now_s = asyncio.get_running_loop().time()
         msg_id = headers.get(HEADER_MSG_ID)
-        if msg_id is not None:
-            known = self._msg_ids.get(msg_id)
-            if known is not None and now_s < known[1]:
-                return known[0], True
+        known = self.known(msg_id) if msg_id is not None else None
+        if known is not None:
+            return known, True
         size = len(body) + sum(len(k) + len(v) for k, v in headers.items())
-        if self._bytes + size > self.config.max_bytes:
-            raise QueueFull(f"queue '{self.queue}' is full: {len(self.messages)} jobs, {self._bytes} bytes")
+        self.check_room(size)
         self.last_seq += 1
         seq = self.last_seq
         if msg_id is not None:
-            self._msg_ids[msg_id] = (seq, now_s + self.config.dedupe_s)
+            self._msg_ids[msg_id] = (seq, asyncio.get_running_loop().time() + self.config.dedupe_s)
         message = Message(JobId(self.queue, seq), consumer, body, self._clock.now(), dict(headers))
         self.messages[seq] = message
         self._bytes += size
@@ -92,6 +89,16 @@ class WorkStream:
             durable.fresh.append(seq)
             durable.dispatch()
         return seq, False
+
+    def known(self, msg_id: str) -> int | None:
+        """The sequence of the message that had this id, if that was within the window."""
+        seq, until_s = self._msg_ids.get(msg_id, (0, 0.0))
+        return seq if seq and asyncio.get_running_loop().time() < until_s else None
+
+    def check_room(self, size: int) -> None:
+        """Raises `QueueFull` if there is no room for so many bytes more."""
+        if self._bytes + size > self.config.max_bytes:
+            raise QueueFull(f"queue '{self.queue}' is full: {len(self.messages)} jobs, {self._bytes} bytes")
 
     def durable(self, consumer: WorkConsumer) -> Durable:
         """The durable for these jobs, made if there is none."""

@@ -60,6 +60,8 @@ class Script:
     start_code: int = 128
     leaves: Mapping[str, bytes] = field(default_factory=dict)
     """Files that it writes, by absolute path."""
+    answer: Callable[[bytes], bytes] | None = None
+    """What it writes when something is written to its input; None for a program that does not read it."""
 
 
 def command_not_found(command: str) -> Script:
@@ -116,6 +118,7 @@ class FakeEngine:
         self.registry = set(registry)
         self.scripts: dict[tuple[str, ...], Script] = {}
         self.containers: dict[str, FakeContainer] = {}
+        self.made: dict[str, tuple[bytes, Mapping[str, str]]] = {}
         self.calls: list[tuple[str, str]] = []
         self.follow_misses = 0
         """Fault: following drops so many frames at the end of a container's output, as a real engine may."""
@@ -192,7 +195,7 @@ class FakeEngine:
     async def info(self) -> EngineInfo:
         """Version and size."""
         await self._call("info", "")
-        return EngineInfo("20.10.24", 4, 16 * 1024**3)
+        return EngineInfo("20.10.24", 4, 16 * 1024**3, "x86_64")
 
     async def image(self, reference: str) -> ImageInfo | None:
         """The image if it is present, else None."""
@@ -389,6 +392,27 @@ class FakeEngine:
         await self._call("usage", container)
         found = self._of(container, "usage")
         return found.usage if found.state == "running" else None
+
+    async def make_image(self, reference: str, tar: bytes, labels: Mapping[str, str]) -> None:
+        """Make an image; what it was made of is kept in `made`."""
+        await self._call("make_image", reference)
+        self.made[reference] = (tar, dict(labels))
+        self.images[reference] = ImageInfo(f"sha256:{secrets.token_hex(32)}", None)
+        self._reply("make_image")
+
+    async def talk(self, container: str, said: bytes) -> AsyncGenerator[bytes]:
+        """Yields what the container's script answers, then nothing until it stops."""
+        await self._call("talk", container)
+        found = self._of(container, "talk")
+        if found.state != "running":
+            raise EngineError("talk", 409, f"You cannot attach to a stopped container: {container}")
+        generation = self._generation
+        if found.script.answer is not None:
+            yield found.script.answer(said)
+        while found.state == "running" and self._generation == generation:
+            await found.changed.wait()
+        if self._generation != generation:
+            raise _unavailable("talk")
 
     async def close(self) -> None:
         """Nothing to release."""

@@ -39,3 +39,19 @@ async def test_no_cancellation_is_lost_to_an_answer(nats_url: str) -> None:
     finally:
         await connection.close()
     assert ran_on == 0
+
+
+async def test_a_flush_that_nobody_waits_for_ends_no_connection(nats_url: str) -> None:
+    connection = Connection(nats_url)
+    await connection.open(name="test", credentials=None, timeout_s=5)
+    try:
+        flush = asyncio.create_task(connection.settled())
+        while not connection.client._pongs:  # noqa: ASYNC110  (its ping is under way)
+            await asyncio.sleep(0)
+        flush.cancel()
+        await asyncio.wait({flush})
+        assert flush.cancelled()
+        await connection.settled()
+        await connection.api("INFO")
+    finally:
+        await connection.close()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.adapters.aws_logins import AwsLogins
 from agent.adapters.docker_config import DockerConfig
 from agent.adapters.ecr import EcrLogins
 from agent.ports import SecretUnavailable
@@ -76,6 +77,12 @@ async def test_a_token_of_ecr_is_kept_and_renewed_before_it_expires(
     assert login.credential is not None
     assert login.credential.username == "AWS"
     assert await logins.login("ghcr.io") is None
+    later = AwsLogins()
+    assert await later.login("ghcr.io") is None
+    asked = await later.login(ECR)
+    assert asked is not None
+    assert asked.source == login.source
+    await later.close()
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     assert (await logins.login(ECR)) == login
     now = datetime.now(UTC) + timedelta(days=36500)

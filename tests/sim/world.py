@@ -508,6 +508,16 @@ class Grip:
     async def usage(self, container: str) -> Usage | None:
         return await self._ask("usage", lambda: self._engine.usage(container))
 
+    async def make_image(self, reference: str, tar: bytes, labels: Mapping[str, str]) -> None:
+        await self._tell("make_image", lambda: self._engine.make_image(reference, tar, labels))
+
+    async def talk(self, container: str, said: bytes) -> AsyncGenerator[bytes]:
+        self._begin("talk")
+        async with aclosing(self._engine.talk(container, said)) as answer:
+            async for data in answer:
+                self._check()
+                yield data
+
     async def close(self) -> None:
         """Nothing to release."""
 

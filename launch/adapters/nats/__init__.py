@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from launch import subjects
+from launch.adapters.nats import lean as lean  # the first to import the vendor's client
 from launch.adapters.nats.connection import Connection
 from launch.adapters.nats.documents import NatsDocuments
 from launch.adapters.nats.jobs import NatsCancels, NatsJobs

@@ -5,18 +5,18 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 import nats.errors
-import structlog
 from nats.aio.msg import Msg
 
 from launch.adapters.nats.connection import Connection, parse_time
 from launch.adapters.nats.failures import MESSAGE_NOT_FOUND, SEQUENCE_NOT_FOUND, STREAM_NOT_FOUND, ApiError
 from launch.errors import BrokerUnavailable
+from launch.logging import Logger
 
 _GONE = (STREAM_NOT_FOUND, MESSAGE_NOT_FOUND, SEQUENCE_NOT_FOUND)
 _SAME_TIME = timedelta(milliseconds=1)
 """A reply token's time goes through a float: microseconds may differ."""
 
-_log = structlog.get_logger(__name__)
+_log = Logger(__name__)
 
 
 async def take_out(connection: Connection, reply: str) -> bool:

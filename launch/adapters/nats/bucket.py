@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Any
 
 from nats.aio.msg import Msg
 
@@ -21,6 +23,9 @@ from launch.adapters.nats.reader import read_stream
 from launch.errors import Conflict
 from launch.ports import SYNCED, Synced
 
+REVISIONS = 5
+"""About how many a key has, where the last few keys are looked for."""
+READ_AHEAD = 500
 _EXPECT = "Nats-Expected-Last-Subject-Sequence"
 _OPERATION = "KV-Operation"
 _MARKER = "Nats-Marker-Reason"
@@ -57,7 +62,7 @@ class Bucket:
         try:
             answer = await self._connection.request(f"$JS.API.DIRECT.GET.{self._stream}.{subject}", what="read a key")
         except NobodyAnswered:
-            if await self._exists():
+            if await self._state():
                 raise
             return None
         if status_of(answer):
@@ -107,6 +112,38 @@ class Bucket:
         """The present values of the keys that match, in the order of their last change."""
         return [e async for e in self.watch(keys, follow=False) if not isinstance(e, Synced) and e.value is not None]
 
+    async def recent(self, keys: str, count: int) -> tuple[list[Entry], bool]:
+        """The `count` present values that changed last, in the order of that change; and whether there are more.
+
+        Read from the end, in steps that grow: a bucket may keep many revisions of a key, or have few that match.
+        """
+        state = await self._state()
+        if state is None or not state["messages"]:
+            return [], False
+        found: dict[str, Entry] = {}
+        end = math.inf
+        begin, step = state["last_seq"], count * REVISIONS
+        while begin >= state["first_seq"] and sum(e.value is not None for e in found.values()) <= count:
+            begin = max(state["first_seq"] - 1, begin - step)
+            found = await self._between(keys, begin, end) | found
+            end, step = begin + 1, step * 4
+        present = sorted((e for e in found.values() if e.value is not None), key=lambda e: e.revision)
+        return present[max(0, len(present) - count) :], len(present) > count
+
+    async def _between(self, keys: str, after_seq: int, before_seq: float) -> dict[str, Entry]:
+        """The newest revision of each key that changed between the two."""
+        found: dict[str, Entry] = {}
+        stream = read_stream(
+            self._connection, self._stream, self._subject(keys), after_seq=after_seq, follow=False, batch=READ_AHEAD
+        )
+        async with aclosing(stream) as messages:
+            async for msg in messages:
+                if isinstance(msg, Synced) or (seq := msg.metadata.sequence.stream) >= before_seq:
+                    break
+                entry = self._entry(msg, msg.subject, seq)
+                found[entry.key] = entry
+        return found
+
     async def history(self, key: str) -> list[Entry]:
         """The kept revisions of one key, oldest first."""
         stream = read_stream(self._connection, self._stream, self._subject(key), after_seq=0, follow=False)
@@ -146,14 +183,15 @@ class Bucket:
             raise
         return int(ack["seq"])
 
-    async def _exists(self) -> bool:
+    async def _state(self) -> dict[str, Any] | None:
+        """The state of the stream behind it, None if there is none."""
         try:
-            await self._connection.api(f"STREAM.INFO.{self._stream}")
+            state: dict[str, Any] = (await self._connection.api(f"STREAM.INFO.{self._stream}"))["state"]
         except ApiError as error:
             if error.err_code in (STREAM_NOT_FOUND, MESSAGE_NOT_FOUND):
-                return False
+                return None
             raise
-        return True
+        return state
 
 
 def _ttl(ttl_s: float) -> dict[str, str]:

@@ -11,7 +11,7 @@ import contextlib
 import json
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -225,6 +225,11 @@ class Connection:
         """Publish into a stream; returns the publish ack once it is stored."""
         answer = await self.request(subject, payload, headers=headers, what=f"publish to {subject}")
         return _checked(answer.data)
+
+    async def publish_all(self, messages: Iterable[tuple[bytes, bytes, bytes]]) -> None:
+        """Publish many messages without waiting for an answer: subject, headers and body as they are on the wire."""
+        with translated("publish"):
+            await self.client.publish_all(messages)
 
     async def publish(
         self, subject: str, payload: bytes = b"", *, reply: str = "", headers: Mapping[str, str] | None = None

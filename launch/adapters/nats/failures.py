@@ -8,14 +8,14 @@ import time
 from collections.abc import Iterator
 
 import nats.errors
-import structlog
 
 from launch.errors import BrokerError, BrokerUnavailable
+from launch.logging import Logger
 
 TOLD_AGAIN_S = 60.0
 TEXTS_KEPT = 100
 
-_log = structlog.get_logger(__name__)
+_log = Logger(__name__)
 
 
 class ApiError(BrokerError):
@@ -48,6 +48,10 @@ MESSAGE_NOT_FOUND = 10037
 SEQUENCE_NOT_FOUND = 10043
 MESSAGE_DELETE_FAILED = 10057
 WRONG_LAST_SEQUENCE = (10071, 10164)
+WRONG_LAST_MSG_ID = 10070
+BATCH_LOST = (10176, 10210)
+"""Not all of a batch has arrived over this connection, or the server has too many under way."""
+BATCH_REPEATED = 10201
 STREAM_FULL = (10023, 10047, 10077)
 """Insufficient resources, and the stream's own limits: nothing was stored."""
 NO_ROOM = (10023, 10028, 10047)

@@ -6,29 +6,36 @@ import asyncio
 import builtins
 import contextlib
 import json
-from collections.abc import AsyncGenerator, Sequence
+import secrets
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any
 
 from nats.aio.msg import Msg
 
 from launch import subjects
 from launch.adapters.nats.connection import REQUEST_TIMEOUT_S, Connection, header_of, parse_time, status_of
 from launch.adapters.nats.failures import (
+    BATCH_LOST,
+    BATCH_REPEATED,
     MESSAGE_DELETE_FAILED,
     MESSAGE_NOT_FOUND,
     SEQUENCE_NOT_FOUND,
     STREAM_FULL,
     STREAM_NOT_FOUND,
+    WRONG_LAST_MSG_ID,
     ApiError,
     NobodyAnswered,
     translated,
 )
 from launch.adapters.nats.hints import hints
 from launch.adapters.nats.queues import consumer_of, list_consumers, read_depth, stream_info
-from launch.errors import NotFound, QueueFull
-from launch.ports import Depth, Message, Published
+from launch.errors import BrokerError, BrokerUnavailable, LaunchError, NotFound, QueueFull
+from launch.ports import Depth, Message, NewJob, Published
 from launch.subjects import JobId, Priority
 
 PEEK_PAGE = 500
+_BATCH_ID, _BATCH_SEQUENCE, _BATCH_COMMIT = "Nats-Batch-Id", "Nats-Batch-Sequence", "Nats-Batch-Commit"
+_EXPECT_LAST_ID = "Nats-Expected-Last-Msg-Id"
 _OF_THE_ANSWER = frozenset(
     f"Nats-{name}"
     for name in ("Stream", "Subject", "Sequence", "Time-Stamp", "Num-Pending", "Last-Sequence", "UpTo-Sequence")
@@ -46,9 +53,12 @@ class NatsJobs:
         self, queue: str, job_type: str, body: bytes, *, priority: Priority = Priority.MEDIUM, msg_id: str | None = None
     ) -> Published:
         subject = subjects.job_subject(queue, job_type, priority)
-        headers = {subjects.HEADER_MSG_ID: msg_id} if msg_id else None
+        ack = await self._publish(queue, subject, body, {subjects.HEADER_MSG_ID: msg_id} if msg_id else {})
+        return Published(JobId(queue, ack["seq"]), bool(ack.get("duplicate")))
+
+    async def _publish(self, queue: str, subject: str, body: bytes, headers: Mapping[str, str]) -> dict[str, Any]:
         try:
-            ack = await self._connection.publish_stored(subject, body, headers=headers)
+            return await self._connection.publish_stored(subject, body, headers=headers)
         except NobodyAnswered:
             await stream_info(self._connection, queue)
             raise
@@ -58,7 +68,59 @@ class NatsJobs:
                     f"queue {queue} is full: {error.description}", hint="wait until it has worked some off"
                 ) from error
             raise
-        return Published(JobId(queue, ack["seq"]), bool(ack.get("duplicate")))
+
+    async def publish_batch(self, queue: str, jobs: Sequence[NewJob], *, msg_id: str) -> Published:
+        reconnected = False
+
+        def give_up() -> None:
+            """A batch does not outlive its connection, nor does its answer."""
+            nonlocal reconnected
+            if not reconnected:
+                waiting.reschedule(0)
+            reconnected = True
+
+        try:
+            async with asyncio.timeout(None) as waiting:
+                with self._connection.on_reconnect(give_up):
+                    return await self._publish_batch(queue, jobs, msg_id)
+        except TimeoutError:
+            raise BrokerUnavailable(f"publish to {queue}: the connection was interrupted") from None
+
+    async def _publish_batch(self, queue: str, jobs: Sequence[NewJob], msg_id: str) -> Published:
+        *before, last = jobs
+        batch = secrets.token_hex(8)
+        named = {(job.job_type, job.priority): _subject(queue, job) for job in jobs}
+        begin = f"NATS/1.0\r\n{_BATCH_ID}: {batch}\r\n{_BATCH_SEQUENCE}: ".encode()
+        await self._connection.publish_all(
+            (named[job.job_type, job.priority].encode(), b"%b%d\r\n\r\n" % (begin, number), job.body)
+            for number, job in enumerate(before, 1)
+        )
+        commit = {_BATCH_ID: batch, _BATCH_SEQUENCE: str(len(jobs)), _BATCH_COMMIT: "1", subjects.HEADER_MSG_ID: msg_id}
+        try:
+            ack = await self._publish(queue, _subject(queue, last), last.body, commit)
+        except ApiError as error:
+            if error.err_code in BATCH_LOST or error.passing:
+                raise BrokerUnavailable(f"publish to {queue}: {error.description}") from error
+            if error.err_code != BATCH_REPEATED:
+                raise
+            ack = await self._repeated(queue, _subject(queue, last), msg_id)
+        return Published(JobId(queue, ack["seq"] - len(before)), bool(ack.get("duplicate")))
+
+    async def _repeated(self, queue: str, subject: str, msg_id: str) -> dict[str, Any]:
+        """The ack of the message that has this id already: a refused batch does not say which one that is.
+
+        Told by a publish that is refused if there is none: no last message has the id that it expects.
+        """
+        headers = {subjects.HEADER_MSG_ID: msg_id, _EXPECT_LAST_ID: f"not-{secrets.token_hex(8)}"}
+        try:
+            return await self._publish(queue, subject, b"", headers)
+        except ApiError as error:
+            if error.err_code != WRONG_LAST_MSG_ID:
+                raise
+            raise BrokerError(
+                f"publish to {queue}: the batch {msg_id} was stored before, but its window ended just now",
+                hint=f"look with: launch jobs -q {queue}",
+            ) from error
 
     async def get(self, job: JobId) -> Message | None:
         try:
@@ -152,6 +214,13 @@ class NatsCancels:
             return JobId.parse(f"{queue}/{msg.subject.rpartition('.')[2]}")
 
         return hints(self._connection, subjects.cancel_subject(queue), job_of)
+
+
+def _subject(queue: str, job: NewJob) -> str:
+    """Checked here, since a batch is written to the wire as it is. Raises `LaunchError`."""
+    if not (subjects.is_name(queue) and subjects.is_name(job.job_type)):
+        raise LaunchError(f"{queue[:80]!r} or {job.job_type[:80]!r} is no name")
+    return subjects.job_subject(queue, job.job_type, job.priority)
 
 
 def _stored(queue: str, msg: Msg) -> Message:

@@ -8,13 +8,13 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 
-import structlog
 from nats.aio.msg import Msg
 
 from launch import subjects
 from launch.adapters.nats.connection import Connection, header_of, status_of
 from launch.adapters.nats.failures import STREAM_NOT_FOUND, ApiError, NobodyAnswered
 from launch.adapters.nats.reader import read_stream
+from launch.logging import Logger
 from launch.ports import LogChunk, Synced
 from launch.subjects import JobId
 
@@ -22,7 +22,7 @@ HEADER_ROOM = 1024
 TAIL_FIRST_SPAN = 256
 _HEADERS = (subjects.HEADER_LOG_SOURCE, subjects.HEADER_LOG_ATTEMPT, subjects.HEADER_LOG_TIME)
 
-_log = structlog.get_logger(__name__)
+_log = Logger(__name__)
 
 
 class NatsLogs:

@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
-import structlog
-
 from launch import subjects
 from launch.adapters.nats.connection import Connection, header_of
 from launch.adapters.nats.failures import NobodyAnswered
 from launch.adapters.nats.reader import read_stream
 from launch.core.points import MESSAGE_BYTES, Seen, from_message, to_messages
+from launch.logging import Logger
 from launch.points import Point
 from launch.ports import Synced
 from launch.subjects import JobId
 
 HEADER_ROOM = 1024
 
-_log = structlog.get_logger(__name__)
+_log = Logger(__name__)
 
 
 class NatsMetrics:

@@ -7,21 +7,20 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import aclosing
 from typing import TypeVar
 
-import structlog
-
 from launch import subjects
 from launch.adapters.nats.bucket import Bucket, Entry
 from launch.adapters.nats.connection import Connection
 from launch.adapters.nats.hints import hints
 from launch.adapters.nats.streams import MARKER_TTL_S
 from launch.errors import Conflict, LaunchError, Unreadable
+from launch.logging import Logger
 from launch.ports import SYNCED, Changed, Synced, Versioned
 from launch.presence import AgentPresence
 from launch.record import JobRecord
 from launch.subjects import JobId
 
 T = TypeVar("T")
-_log = structlog.get_logger(__name__)
+_log = Logger(__name__)
 _record = JobRecord.model_validate_json
 _presence = AgentPresence.model_validate_json
 
@@ -100,6 +99,10 @@ class NatsRecords:
     async def list(self, queue: str | None = None) -> builtins.list[JobRecord]:
         entries = await self._bucket.all(f"{queue}.>" if queue else ">")
         return sorted(readable(entries, _record), key=lambda record: record.id)
+
+    async def recent(self, count: int, *, queue: str | None = None) -> tuple[builtins.list[JobRecord], bool]:
+        entries, more = await self._bucket.recent(f"{queue}.>" if queue else ">", count)
+        return [*readable(entries, _record)], more
 
     def watch(
         self, *, queue: str | None = None, job: JobId | None = None

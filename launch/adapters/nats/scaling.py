@@ -8,7 +8,6 @@ from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
-import structlog
 from nats.aio.msg import Msg
 from pydantic import BaseModel
 
@@ -18,6 +17,7 @@ from launch.adapters.nats.connection import Connection, header_of, status_of
 from launch.adapters.nats.failures import NobodyAnswered
 from launch.adapters.nats.reader import read_stream
 from launch.adapters.nats.records import parsed
+from launch.logging import Logger
 from launch.ports import Synced
 from launch.scaling import DecisionReport, InstanceEnd, ScalingReport
 
@@ -26,7 +26,7 @@ M = TypeVar("M", bound=BaseModel)
 CLOCKS_APART = timedelta(minutes=5)
 """How much earlier than a life ended, by its scaler's clock, it may have been stored, by the server's."""
 
-_log = structlog.get_logger(__name__)
+_log = Logger(__name__)
 
 
 class NatsScaling:

@@ -10,13 +10,12 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-import structlog
-
 from launch import subjects
 from launch.adapters.nats.connection import Connection
 from launch.adapters.nats.failures import STREAM_NOT_FOUND, ApiError
 from launch.core.quantity import show_memory
 from launch.errors import BrokerError, BrokerUnsuitable, NotPermitted
+from launch.logging import Logger
 from launch.scaling import DECISIONS_KEPT
 
 SECOND = 1_000_000_000
@@ -47,7 +46,7 @@ the marks of all the agents that ever were would make every listing slower."""
 FIXED = ("retention", "storage")
 """What can't be changed in place."""
 
-_log = structlog.get_logger(__name__)
+_log = Logger(__name__)
 
 
 def work_stream_config(queue: str, replicas: int) -> dict[str, Any]:

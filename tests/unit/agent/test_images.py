@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,8 +13,8 @@ from agent.core.outcome import Unready
 from agent.core.pulls import PullMeter, show_pull
 from agent.core.registry_login import Credential
 from agent.image_room import ImageRoom
-from agent.images import TELL_EVERY_S, Images
-from agent.ports import DiskSpace, EngineError, PullProgress
+from agent.images import FRESH_S, TELL_EVERY_S, Images
+from agent.ports import DiskSpace, EngineError, EngineUnavailable, ImageInfo, PullProgress
 from agent.registries import Registries
 from agent.secrets import Secrets
 from launch.core.states import Reason
@@ -234,3 +235,60 @@ async def test_no_image_is_removed_for_one_that_is_fetched_ahead() -> None:
     with pytest.raises(Unready, match="disk is full"):
         await some.fetch_ahead(IMAGE)
     assert [*engine.images] == [OTHER]
+
+
+def looks(engine: FakeEngine) -> int:
+    return sum(step == "image" for step, _ in engine.calls)
+
+
+@simulated
+async def test_an_expected_image_is_looked_up_ahead_for_one_job_and_not_for_long() -> None:
+    engine = FakeEngine(images=[IMAGE])
+    some = images(engine)
+    some.expect(IMAGE)
+    some.expect(IMAGE)
+    first = await some.fetch(IMAGE, Pull.MISSING, hush)
+    assert looks(engine) == 1
+    engine.images[IMAGE] = ImageInfo("sha256:newer", None)
+    assert (await some.fetch(IMAGE, Pull.MISSING, hush)).id != first.id
+    some.expect(IMAGE)
+    await asyncio.sleep(0)
+    seen = (await some.fetch(IMAGE, Pull.NEVER, hush)).id
+    some.expect(IMAGE)
+    await asyncio.sleep(FRESH_S)
+    engine.images[IMAGE] = ImageInfo("sha256:newest", None)
+    assert (await some.fetch(IMAGE, Pull.NEVER, hush)).id != seen
+
+
+@simulated
+async def test_an_expected_image_that_was_removed_since_is_looked_up_again() -> None:
+    engine = FakeEngine(registry=[IMAGE])
+    some = images(engine)
+    await some.fetch(IMAGE, Pull.MISSING, hush)
+    some.expect(IMAGE)
+    await asyncio.sleep(0)
+    assert await some._room.make(None) == 1
+    await some.fetch(IMAGE, Pull.MISSING, hush)
+    assert pulls(engine) == 2
+
+
+@simulated
+async def test_a_look_ahead_that_nobody_asks_for_may_fail_and_the_next_job_looks_itself() -> None:
+    engine = FakeEngine(images=[IMAGE])
+    some = images(engine)
+    complaints: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    engine.fail("image", EngineUnavailable("away"))
+    some.expect(IMAGE)
+    await asyncio.sleep(FRESH_S)
+    gc.collect()
+    assert complaints == []
+    assert (await some.fetch(IMAGE, Pull.MISSING, hush)).id == engine.images[IMAGE].id
+
+
+@simulated
+async def test_a_look_ahead_ends_with_the_agent() -> None:
+    some = images(FakeEngine(images=[IMAGE]))
+    some.expect(IMAGE)
+    await some.close()
+    assert [task.get_name() for task in asyncio.all_tasks() if task.get_name().startswith("look at")] == []

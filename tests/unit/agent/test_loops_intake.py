@@ -282,3 +282,21 @@ async def test_a_fuller_agent_asks_before_an_emptier_one() -> None:
             assert len(ranks()) == (1 if count < 3 else 0)
     assert seen == sorted(seen, reverse=True)
     assert len(set(seen)) == 3
+
+
+@simulated
+async def test_the_image_is_looked_up_once_and_before_the_claim_is_written() -> None:
+    world = make_world()
+    looked_up: list[int] = []
+
+    async def before_write(record: JobRecord) -> None:
+        await asyncio.sleep(0.1)
+        if record.state is State.PREPARING:
+            looked_up.append(world.journal.count_of("image"))
+
+    async with world.agent() as agent:
+        agent.records.before_write = before_write
+        job = world.submit()
+        assert (await world.ended(job)).state is State.SUCCEEDED
+        assert looked_up == [1]
+        assert world.journal.count_of("image") == 1

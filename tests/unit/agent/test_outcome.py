@@ -222,6 +222,10 @@ ERRORS = [
     ("start", 400, "unable to find user nobody2: no matching entries in passwd file", Reason.INVALID_SPEC),
     ("start", 500, RUNC + 'chdir to cwd ("/nope") set in config.json failed: permission denied', Reason.INVALID_SPEC),
     ("start", 500, "driver failed programming external connectivity on endpoint", Reason.ENGINE_ERROR),
+    # What keeps the job's network namespace has ended just now.
+    ("create", 404, "No such container: 77bdb2ed01d1", Reason.ENGINE_ERROR),
+    ("start", 404, "No such container: 77bdb2ed01d1", Reason.ENGINE_ERROR),
+    ("start", 409, "cannot join network of a non running container: 77bdb2ed01d1", Reason.ENGINE_ERROR),
     ("remove", 500, "driver overlay2 failed to remove root filesystem", Reason.ENGINE_ERROR),
 ]
 

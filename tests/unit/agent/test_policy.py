@@ -321,3 +321,18 @@ def test_a_job_can_not_put_off_its_end_for_ever() -> None:
     (found,) = denials(job_of(stop_grace="3650d"), AgentPolicy())
     assert str(found).endswith("limits.stop_grace: found stop_grace 3650d00h; allowed: stop_grace of at most 1h00m")
     assert broken(policy_of(limits={"stop_grace": "30s"}), stop_grace="1m") == ["limits.stop_grace"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "found"),
+    [
+        ({"networks": ["training"]}, "found networks training; allowed: bridge among them"),
+        ({"capabilities": {"add": ["SYS_PTRACE"]}}, "found capabilities beside the usual, SYS_PTRACE; allowed: none"),
+        ({"capabilities": {"drop": ["MKNOD"]}}, "AUDIT_WRITE, NET_RAW, SYS_CHROOT; allowed: none"),
+    ],
+)
+def test_namespaces_are_kept_only_for_jobs_that_can_not_change_them(fields: dict[str, Any], found: str) -> None:
+    assert policy_of(**fields).network_pool is False
+    with pytest.raises(ValidationError, match=found):
+        policy_of(network_pool=True, **fields)
+    assert policy_of(network_pool=True, capabilities={"drop": ["ALL"]}).network_pool

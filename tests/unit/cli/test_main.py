@@ -44,12 +44,28 @@ def test_help_names_every_command(tmp_path: Path) -> None:
     assert all(f"\n  {command} " in done.stdout for command in commands)
 
 
-def test_help_is_cheap() -> None:
-    code = (
-        "import sys, launch.cli.main; print(*sorted({'pydantic', 'nats', 'rich', 'yaml', 'uvloop'} & set(sys.modules)))"
-    )
+@pytest.mark.parametrize(
+    ("module", "costly"),
+    [
+        ("launch.cli.main", ("asyncio", "nats", "pydantic", "rich", "uvloop", "yaml")),
+        # What `launch submit` takes.
+        ("launch.adapters.nats, launch.client, launch.specfile", ("aiohttp", "multidict", "rich", "structlog")),
+    ],
+)
+def test_a_start_is_cheap(module: str, costly: tuple[str, ...]) -> None:
+    code = f"import sys, {module}; print(*sorted({set(costly)} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=30)
     assert done.stdout.strip() == ""
+
+
+def test_a_websocket_still_finds_what_it_needs() -> None:
+    code = (
+        "import launch.adapters.nats, nats.aio.transport as transport\n"
+        "assert transport.aiohttp.WSMsgType.BINARY and transport.multidict.CIMultiDict()=={}\n"
+        "import aiohttp, multidict\n"
+        "assert transport.aiohttp is aiohttp and transport.multidict is multidict"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
 
 
 def test_the_version(tmp_path: Path) -> None:

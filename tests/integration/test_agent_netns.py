@@ -1,0 +1,77 @@
+"""An agent whose policy asks for a network pool, on a real engine: its jobs have it, and nothing is left of it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from launch.core.states import State
+from launch.policy import AgentPolicy
+from launch.subjects import LABEL_AGENT, LABEL_KEEPER, LABEL_NETNS
+from tests.integration.agent_lab import HOLD, Lab, open_lab
+from tests.support import engine
+
+pytestmark = [pytest.mark.docker, pytest.mark.nats]
+
+POOLED = AgentPolicy(network_pool=True)
+
+
+@pytest.fixture
+async def lab(
+    nats_url: str,
+    queue_name: str,
+    queue_containers: str,
+    busybox_image: str,
+    tmp_path: Path,
+    remove_containers: Callable[[str], None],
+) -> AsyncIterator[Lab]:
+    async with open_lab(nats_url, queue_name, busybox_image, tmp_path) as made:
+        remove_containers(f"{LABEL_AGENT}={made.agent_id()}")
+        yield made
+
+
+def keepers(lab: Lab) -> set[str]:
+    return {one["Id"] for one in engine.containers(f"{LABEL_AGENT}={lab.agent_id()}") if LABEL_KEEPER in one["Labels"]}
+
+
+async def test_jobs_are_run_in_kept_namespaces_and_none_is_left_after_the_drain(lab: Lab) -> None:
+    async with lab.agent(policy=POOLED, max_jobs=1) as worker:
+        first = await lab.submit(command=["true"])
+        assert (await lab.ended(first)).state is State.SUCCEEDED
+        # The first may have come before a namespace was ready; the keepers themselves are nobody's jobs.
+        entry = await lab.presence(lambda one: one is not None and not one.holds)
+        assert entry is not None
+        held = await lab.submit(command=HOLD)
+        await lab.said(held, b"ready")
+        [container] = lab.containers()
+        assert container["HostConfig"]["NetworkMode"] == f"container:{container['Labels'][LABEL_NETNS]}"
+        assert container["Labels"][LABEL_NETNS] in keepers(lab)
+        await lab.release(held)
+        assert (await lab.ended(held)).state is State.SUCCEEDED
+        worker.stop.set()
+        await worker.task
+        assert keepers(lab) == set()
+
+
+async def test_a_job_keeps_its_namespace_while_its_agent_is_replaced(lab: Lab) -> None:
+    async with lab.agent(policy=POOLED, max_jobs=1) as worker:
+        await lab.ended(await lab.submit(command=["true"]))
+        held = await lab.submit(command=HOLD)
+        await lab.said(held, b"ready")
+        [container] = lab.containers()
+        worker.abort.set()
+        await worker.task
+    used = container["Labels"][LABEL_NETNS]
+    assert keepers(lab) == {used}
+    # A policy without the pool puts away what one with it has left.
+    async with lab.agent() as worker:
+        await lab.presence(lambda one: one is not None and one.capacity.slots == 4)
+        assert keepers(lab) == {used}
+        await lab.release(held)
+        record = await lab.ended(held)
+        assert (record.state, record.attempt) == (State.SUCCEEDED, 1)
+        worker.stop.set()
+        await worker.task
+        assert keepers(lab) == set()
