@@ -10,6 +10,7 @@ from bench.answer import shown
 
 IMAGES = Path("docs/img")
 MET, MISSED = "#2a7f62", "#c0392b"
+WIDEST = 3.0
 SIGNS = {"low": "≤", "high": "≥"}
 
 
@@ -46,12 +47,18 @@ def _markdown(saved: dict[str, Any]) -> str:
 
 def _ratios(saved: dict[str, Any], path: Path) -> None:
     """One bar a figure: how much of its target it uses up, 1 being the target itself."""
-    rows = [(f"{name}: {one['name']}", _used(one), one["met"]) for name, it in saved.items() for one in it["figures"]]
+    rows = [
+        (f"{name}: {one['name']}", _used(one), one["met"])
+        for name, it in saved.items()
+        for one in it["figures"]
+        if one["target"]
+    ]
     rows.reverse()
     figure, axes = _axes(9, 0.8 + 0.26 * len(rows))
     axes.barh([row[0] for row in rows], [row[1] for row in rows], color=[MET if row[2] else MISSED for row in rows])
     axes.axvline(1.0, color="#333333", linewidth=1)
-    axes.set_xlabel("share of the target used up (1: just met; less is better)")
+    axes.set_xlim(0, WIDEST)
+    axes.set_xlabel(f"share of the target used up (1: just met; less is better; cut off at {WIDEST:g})")
     _save(figure, path)
 
 

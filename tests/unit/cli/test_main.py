@@ -6,6 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
+
+from launch.cli.main import COMMANDS, command_line
 
 
 def launch(*args: str, home: Path, **env: str) -> subprocess.CompletedProcess[str]:
@@ -160,3 +163,11 @@ def test_a_source_of_secrets_that_is_none_is_a_usage_error(tmp_path: Path) -> No
     assert (done.returncode, f"--secrets: found 'vault:kv'; {allowed}" in done.stderr) == (2, True)
     done = launch("agent", "-q", "q", home=tmp_path, LAUNCH_SECRETS="env dir:relative")
     assert (done.returncode, f"found 'dir:relative'; {allowed} (the path must be absolute)" in done.stderr) == (2, True)
+
+
+def test_a_command_alone_is_as_among_all() -> None:
+    for name in COMMANDS:
+        alone, among = (typer.main.get_group(command_line(only)).commands for only in (name, None))
+        assert list(alone) == [name]
+        assert [option.name for option in alone[name].params] == [option.name for option in among[name].params]
+        assert set(among) == set(COMMANDS)

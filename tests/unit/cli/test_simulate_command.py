@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from launch.cli.main import app
+from launch.cli.main import command_line
 from launch.errors import LaunchError
 
 TRACE = "submitted_s,duration_s,cpu,memory,gpu\n" + "".join(f"{60 * n},90,12,8Gi,1\n" for n in range(40))
@@ -23,7 +23,7 @@ def trace(tmp_path: Path) -> Path:
 
 
 def simulate(*args: object) -> tuple[int, str, str]:
-    done = CliRunner().invoke(app, ["simulate", *map(str, args)], catch_exceptions=True)
+    done = CliRunner().invoke(command_line(), ["simulate", *map(str, args)], catch_exceptions=True)
     if isinstance(done.exception, Exception) and not isinstance(done.exception, SystemExit):
         raise done.exception
     return done.exit_code, done.stdout, done.stderr
