@@ -16,7 +16,7 @@ from launch.core.image_patterns import matches
 from launch.core.quantity import show_duration, show_memory
 from launch.core.registry import parse_image
 from launch.job import JobSpec, Mount
-from launch.policy import AgentPolicy, CapabilityRules, ImageRules, Limits, MountRule
+from launch.policy import AgentPolicy, CapabilityRules, ImageRules, Limits, MountRule, UserRules
 
 SHOWN = 10
 """So many allowed things a message lists."""
@@ -45,6 +45,7 @@ def denials(spec: JobSpec, policy: AgentPolicy) -> tuple[Denial, ...]:
         *asked,
         *_network(spec.network, policy.networks),
         *_mounts(spec.mounts, policy.mounts),
+        *_put_by_root(spec, policy.users),
         *_devices(spec.devices, policy.devices),
         *_capabilities(spec.capabilities, policy.capabilities),
         *_limits(spec, policy.limits),
@@ -88,7 +89,7 @@ def _image(text: str, rules: ImageRules) -> Iterator[Denial]:
 def _user(text: str, policy: AgentPolicy, what: str) -> Iterator[Denial]:
     """A name is not taken where users are restricted: the image says which number it stands for, even 0."""
     rules = policy.users
-    if rules.allow_root and rules.uids is None:
+    if rules.open:
         return
     user = text.partition(":")[0]
     uid = int(user) if _NUMBER.fullmatch(user) else None
@@ -113,6 +114,21 @@ def _mounts(asked: Sequence[Mount], allowed: Mapping[str, MountRule]) -> Iterato
             yield Denial("mounts", f"mount '{mount.name}'", _listed(list(allowed)))
         elif mount.writable and not rule.writable:
             yield Denial(f"mounts.{mount.name}", "writable: true", "to read it")
+
+
+def _put_by_root(spec: JobSpec, rules: UserRules) -> Iterator[Denial]:
+    """Code and inputs are unpacked by the engine, as root, with the modes that they say and through the image's links.
+
+    So no path tells whether they end up in a mount, and who may not be root there must not have them beside one.
+    """
+    mounts = [mount.name for mount in spec.mounts if mount.writable]
+    put = ["code"] if spec.code is not None else []
+    put += [f"an input at {given.path[:80]}" for given in spec.inputs if given.path is not None][:1]
+    if mounts and put and not rules.open:
+        found = f"{' and '.join(put)} beside the writable mount '{mounts[0]}'"
+        yield Denial(
+            "users", found, "none of that with a writable mount: root unpacks it, in the mount if a link says so"
+        )
 
 
 def _devices(asked: Sequence[str], allowed: Mapping[str, object]) -> Iterator[Denial]:

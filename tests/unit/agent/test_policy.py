@@ -79,6 +79,8 @@ def test_what_may_be_an_id_or_is_no_name_is_no_name(text: str) -> None:
         ("docker.io/library/python:3.*", "python:3.12", True),
         ("docker.io/library/python:3.*", "python:2", False),
         ("docker.io/library/python:3.?", "python:3.1", True),
+        ("docker.io/**", "python:3.1", True),
+        ("index.docker.io/acme/*", "acme/x", True),
         ("**", "anything/at:all", True),
     ],
 )
@@ -222,6 +224,12 @@ def test_a_pattern_that_could_not_match_is_refused(pattern: str) -> None:
         policy_of(images={"allow": [pattern]})
 
 
+@pytest.mark.parametrize("pattern", ["docker.io/*", "docker.io/python:3", "Index.docker.io/python"])
+def test_a_pattern_that_names_nothing_on_docker_hub_is_refused(pattern: str) -> None:
+    with pytest.raises(ValidationError, match=r"allowed: docker\.io/library/"):
+        policy_of(images={"deny": [pattern]})
+
+
 # -- what jobs ask for by name ----------------------------------------------------------------------------------------
 
 RULES = policy_of(
@@ -309,7 +317,7 @@ def test_folders_and_volumes_can_be_named(source: str) -> None:
 @pytest.mark.parametrize(
     "path",
     ["/dev", "/dev/", "/dev/mem", "/dev/sda", "/dev/nvme0n1p1", "/dev/mapper/root", "/dev/disk/by-id/x", "/dev/../etc",
-     "/etc/passwd", "fuse", "/dev/loop0", "/dev/kmsg"],
+     "/etc/passwd", "fuse", "/dev/loop0", "/dev/kmsg", "/dev/char/1:1", "/dev/sg0", "/dev/mmcblk0p1", "/dev/pmem0"],
 )  # fmt: skip
 def test_no_disk_and_no_memory_can_be_named_as_a_device(path: str) -> None:
     with pytest.raises(ValidationError, match="allowed: a device's path"):
@@ -321,3 +329,19 @@ def test_a_job_can_not_put_off_its_end_for_ever() -> None:
     (found,) = denials(job_of(stop_grace="3650d"), AgentPolicy())
     assert str(found).endswith("limits.stop_grace: found stop_grace 3650d00h; allowed: stop_grace of at most 1h00m")
     assert broken(policy_of(limits={"stop_grace": "30s"}), stop_grace="1m") == ["limits.stop_grace"]
+
+
+@pytest.mark.parametrize("users", [{"allow_root": False}, {"uids": [1000]}])
+@pytest.mark.parametrize(
+    "put", [{"code": {"sha256": "a" * 64, "size": 1}}, {"inputs": [{"s3": "s3://data/x", "path": "/w"}]}]
+)
+def test_who_may_not_be_root_has_nothing_unpacked_by_root_beside_a_writable_mount(
+    users: dict[str, Any], put: dict[str, Any]
+) -> None:
+    rules = policy_of(users=users, mounts={"data": {"source": "/srv/data", "writable": True}})
+    asked = {"user": "1000", "mounts": [{"name": "data", "path": "/w/data", "writable": True}]}
+    (found,) = denials(job_of(**asked, **put), rules)
+    assert found.rule == "users"
+    assert "beside the writable mount 'data'" in found.found
+    assert broken(rules, **asked) == broken(rules, **put, user="1000", mounts=[{"name": "data", "path": "/d"}]) == []
+    assert broken(policy_of(mounts=rules.mounts), **asked, **put) == []
