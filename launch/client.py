@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launch.core.states import State
-from launch.errors import LaunchError, NotFound, Problem, SpecError
+from launch.errors import LaunchError, NotFound, NotPermitted, Problem, SpecError
 from launch.handle import Job
 from launch.job import JobSpec
 from launch.ports import Broker, Clock, QueueStatus, Synced
@@ -144,9 +144,16 @@ class Client:
         """The jobs of one queue or of all, oldest first: records, and queued jobs that have no record yet.
 
         With `limit`, at most so many that have a record (the latest), and in each queue so many that have none (the
-        next in line). Raises `NotFound` if a queue is named that does not exist and has left no records.
+        next in line). Raises `NotFound` if a queue is named that does not exist and has left no records, and
+        `NotPermitted`, as of all queues for who has a role for some.
         """
-        kept = await self.broker.records.list(queue)
+        try:
+            kept = await self.broker.records.list(queue)
+        except NotPermitted as error:
+            if queue is not None:
+                raise
+            hint = "name a queue that it has a role for: launch jobs -q QUEUE"
+            raise NotPermitted("this user may not list the jobs of all queues", hint=hint) from error
         found = [record for record in kept if state is None or record.state is state]
         found.sort(key=_age)
         if limit is not None:
