@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import contextlib
+import logging
 from collections.abc import Coroutine
 from typing import Any
 from urllib.parse import urlsplit
