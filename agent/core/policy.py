@@ -11,12 +11,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from agent.core.secret_source import references
+from agent.core.secret_source import references, variable_of
 from launch.core.image_patterns import matches
 from launch.core.quantity import show_duration, show_memory
 from launch.core.registry import parse_image
+from launch.fields import SecretRef
 from launch.job import JobSpec, Mount
 from launch.policy import AgentPolicy, CapabilityRules, ImageRules, Limits, MountRule, UserRules
+from launch.queue import QueueSpec
 
 SHOWN = 10
 """So many allowed things a message lists."""
@@ -37,8 +39,11 @@ class Denial:
         return f"this agent's policy, {self.rule}: found {self.found}; allowed: {self.allowed}"
 
 
-def denials(spec: JobSpec, policy: AgentPolicy) -> tuple[Denial, ...]:
-    """The rules that the job, queue defaults included, does not keep; none if it is allowed."""
+def denials(spec: JobSpec, policy: AgentPolicy, queue: QueueSpec | None = None) -> tuple[Denial, ...]:
+    """The rules that the job, queue defaults included, does not keep; none if it is allowed.
+
+    With its `queue`, no job gets the password of a registry that this names, unless its defaults hand that out.
+    """
     asked = [] if spec.user in (None, "") else _user(spec.user or "", policy, "user")
     return (
         *_image(spec.image, policy.images),
@@ -50,6 +55,7 @@ def denials(spec: JobSpec, policy: AgentPolicy) -> tuple[Denial, ...]:
         *_capabilities(spec.capabilities, policy.capabilities),
         *_limits(spec, policy.limits),
         *_secrets(spec, policy.secrets),
+        *(_passwords(spec, queue) if queue is not None else ()),
         *_inputs(spec, policy.inputs),
     )
 
@@ -171,6 +177,17 @@ def _secrets(spec: JobSpec, allowed: Sequence[str]) -> Iterator[Denial]:
     for variable, name in references(spec).items():
         if not any(_compiled(pattern).fullmatch(name) for pattern in allowed):
             yield Denial("secrets", f"secret '{name}' for {variable}", _listed(allowed))
+
+
+def _passwords(spec: JobSpec, queue: QueueSpec) -> Iterator[Denial]:
+    """Names that one variable of the environment stands for are one secret."""
+    kept = {variable_of(one.password.secret) for one in queue.registry_auth.values() if one != "ecr"}
+    given = (value.secret for value in queue.defaults.env.values() if isinstance(value, SecretRef))
+    kept.difference_update(map(variable_of, given))
+    for variable, name in references(spec).items():
+        if variable_of(name) in kept:
+            found = f"secret '{name}' for {variable}"
+            yield Denial("the queue's registry_auth", found, "secrets that are no registry's password")
 
 
 def _inputs(spec: JobSpec, allowed: Sequence[str] | None) -> Iterator[Denial]:

@@ -16,8 +16,11 @@ from launch.core.image_patterns import check_pattern, matches
 from launch.core.registry import parse_image
 from launch.job import JobSpec
 from launch.policy import GRANTABLE_CAPABILITIES, AgentPolicy
+from launch.queue import QueueSpec
 
 DIGEST = "sha256:" + "a" * 64
+ECR_REST = "dkr.ecr.eu-central-1.amazonaws.com"
+NO_PASSWORD = "secrets that are no registry's password"
 
 
 def policy_of(**fields: Any) -> AgentPolicy:
@@ -345,3 +348,15 @@ def test_who_may_not_be_root_has_nothing_unpacked_by_root_beside_a_writable_moun
     assert "beside the writable mount 'data'" in found.found
     assert broken(rules, **asked) == broken(rules, **put, user="1000", mounts=[{"name": "data", "path": "/d"}]) == []
     assert broken(policy_of(mounts=rules.mounts), **asked, **put) == []
+
+
+def test_no_job_gets_the_password_of_its_queues_registry_unless_the_queue_hands_it_out() -> None:
+    auth = {"ghcr.io": {"username": "ci", "password": {"secret": "ghcr-token"}}, f"{'1' * 12}.{ECR_REST}": "ecr"}
+    queue = QueueSpec.model_validate({"queue_name": "q", "registry_auth": auth})
+    for name in ("ghcr-token", "GHCR_TOKEN", "ghcr.token"):
+        (found,) = denials(job_of(env={"X": {"secret": name}}), AgentPolicy(), queue)
+        assert str(found).endswith(f"registry_auth: found secret '{name}' for X; allowed: {NO_PASSWORD}")
+    assert denials(job_of(env={"X": {"secret": "other"}}), AgentPolicy(), queue) == ()
+    handed_out = {"queue_name": "q", "registry_auth": auth, "defaults": {"env": {"X": {"secret": "ghcr-token"}}}}
+    job = job_of(env={"Y": {"secret": "ghcr-token"}})
+    assert denials(job, AgentPolicy(), QueueSpec.model_validate(handed_out)) == ()
