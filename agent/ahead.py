@@ -109,7 +109,8 @@ class Ahead:
         """Which images of these jobs have not had their turn; of the first few that there are."""
         now_s = asyncio.get_running_loop().time()
         self._tried = {image: at_s for image, at_s in self._tried.items() if now_s - at_s < REST_S}
-        allowed = [spec for spec in specs if spec.pull is not Pull.NEVER and not denials(spec, self._policy)]
+        queue = self._queue()
+        allowed = [spec for spec in specs if spec.pull is not Pull.NEVER and not denials(spec, self._policy, queue)]
         first = list(dict.fromkeys(spec.image for spec in allowed))[: self._at_most]
         return [image for image in first if image not in self._tried]
 

@@ -217,7 +217,7 @@ class Intake:
             message = f"waited {show_duration(waited_s)}, expire_after is {show_duration(spec.expire_after)}"
             await self._claims.refuse(offer, Reason.EXPIRED, message, spec)
             return
-        if denied := denials(spec, self._policy):
+        if denied := denials(spec, self._policy, self._queue()):
             await self._claims.refuse(offer, Reason.POLICY_DENIED, account(denied), spec)
             return
         amount = spec.resources.amount()

@@ -178,7 +178,7 @@ class Client:
 
         With `limit`, at most so many that have a record (those that changed last), and in each queue so many that have
         none (the next in line): however many records there are, few are read. Raises `NotFound` if a queue is named
-        that does not exist and has left no records.
+        that does not exist and has left no records, and `NotPermitted`, as of all queues for who has a role for some.
         """
         return (await self.listing(queue, state, limit=limit)).jobs
 

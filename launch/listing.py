@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from launch.core.states import State
-from launch.errors import NotFound, Unreadable
+from launch.errors import NotFound, NotPermitted, Unreadable
 from launch.ports import Broker, Message
 from launch.record import JobRecord
 from launch.subjects import JobId
@@ -35,8 +35,14 @@ class Listing:
 
 
 async def list_jobs(broker: Broker, queue: str | None, state: State | None, limit: int | None) -> Listing:
-    """See `launch.client.Client.jobs`. Raises `NotFound`."""
-    known, more = await _records(broker, queue, state, limit)
+    """See `launch.client.Client.jobs`. Raises `NotFound` and `NotPermitted`."""
+    try:
+        known, more = await _records(broker, queue, state, limit)
+    except NotPermitted as error:
+        if queue is not None:
+            raise
+        hint = "name a queue that it has a role for: launch jobs -q QUEUE"
+        raise NotPermitted("this user may not list the jobs of all queues", hint=hint) from error
     any_kept = bool(known)
     fresh: list[JobRecord] = []
     if state in (None, State.QUEUED):

@@ -93,9 +93,10 @@ def _source(value: object) -> str:
 
 _DEVICE = re.compile(r"/dev(/[A-Za-z0-9_:+@-][A-Za-z0-9_:+@.-]{0,99}){1,8}", re.ASCII)
 _WAYS_OUT = re.compile(
-    r"/dev/(mem|kmem|port|kmsg|mapper|disk|block|(sd|hd|vd|xvd|nvme|dm-|md|loop|sr|zram|nbd).*)(/.*)?"
+    r"/dev/(mem|kmem|port|kmsg|mapper|disk|block|char|raw|bsg|fd[0-9]|sg[0-9]|st[0-9]|nst[0-9]"
+    r"|(sd|hd|vd|xvd|nvme|dm-|md|loop|sr|zram|nbd|rbd|drbd|bcache|mmcblk|pmem|mtd|ubi).*)(/.*)?"
 )
-"""The kernel's memory and log, and disks."""
+"""The kernel's memory and log, and disks: by their own names, by the numbers of devices, and past the file system."""
 
 
 def _device(value: object) -> str:
@@ -173,6 +174,11 @@ class UserRules(Spec):
     """Whether a job may run as root in its container. If not, its user must be a number that is not 0."""
     uids: Annotated[tuple[Uid, ...], Field(min_length=1, max_length=1000)] | None = None
     """The only user ids that jobs may run as. Unset: any."""
+
+    @property
+    def open(self) -> bool:
+        """Whether every user will do."""
+        return self.allow_root and self.uids is None
 
 
 class CapabilityRules(Spec):

@@ -11,12 +11,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from agent.core.secret_source import references
+from agent.core.secret_source import references, variable_of
 from launch.core.image_patterns import matches
 from launch.core.quantity import show_duration, show_memory
 from launch.core.registry import parse_image
+from launch.fields import SecretRef
 from launch.job import JobSpec, Mount
-from launch.policy import AgentPolicy, CapabilityRules, ImageRules, Limits, MountRule
+from launch.policy import AgentPolicy, CapabilityRules, ImageRules, Limits, MountRule, UserRules
+from launch.queue import QueueSpec
 
 SHOWN = 10
 """So many allowed things a message lists."""
@@ -37,18 +39,23 @@ class Denial:
         return f"this agent's policy, {self.rule}: found {self.found}; allowed: {self.allowed}"
 
 
-def denials(spec: JobSpec, policy: AgentPolicy) -> tuple[Denial, ...]:
-    """The rules that the job, queue defaults included, does not keep; none if it is allowed."""
+def denials(spec: JobSpec, policy: AgentPolicy, queue: QueueSpec | None = None) -> tuple[Denial, ...]:
+    """The rules that the job, queue defaults included, does not keep; none if it is allowed.
+
+    With its `queue`, no job gets the password of a registry that this names, unless its defaults hand that out.
+    """
     asked = [] if spec.user in (None, "") else _user(spec.user or "", policy, "user")
     return (
         *_image(spec.image, policy.images),
         *asked,
         *_network(spec.network, policy.networks),
         *_mounts(spec.mounts, policy.mounts),
+        *_put_by_root(spec, policy.users),
         *_devices(spec.devices, policy.devices),
         *_capabilities(spec.capabilities, policy.capabilities),
         *_limits(spec, policy.limits),
         *_secrets(spec, policy.secrets),
+        *(_passwords(spec, queue) if queue is not None else ()),
         *_inputs(spec, policy.inputs),
     )
 
@@ -88,7 +95,7 @@ def _image(text: str, rules: ImageRules) -> Iterator[Denial]:
 def _user(text: str, policy: AgentPolicy, what: str) -> Iterator[Denial]:
     """A name is not taken where users are restricted: the image says which number it stands for, even 0."""
     rules = policy.users
-    if rules.allow_root and rules.uids is None:
+    if rules.open:
         return
     user = text.partition(":")[0]
     uid = int(user) if _NUMBER.fullmatch(user) else None
@@ -113,6 +120,21 @@ def _mounts(asked: Sequence[Mount], allowed: Mapping[str, MountRule]) -> Iterato
             yield Denial("mounts", f"mount '{mount.name}'", _listed(list(allowed)))
         elif mount.writable and not rule.writable:
             yield Denial(f"mounts.{mount.name}", "writable: true", "to read it")
+
+
+def _put_by_root(spec: JobSpec, rules: UserRules) -> Iterator[Denial]:
+    """Code and inputs are unpacked by the engine, as root, with the modes that they say and through the image's links.
+
+    So no path tells whether they end up in a mount, and who may not be root there must not have them beside one.
+    """
+    mounts = [mount.name for mount in spec.mounts if mount.writable]
+    put = ["code"] if spec.code is not None else []
+    put += [f"an input at {given.path[:80]}" for given in spec.inputs if given.path is not None][:1]
+    if mounts and put and not rules.open:
+        found = f"{' and '.join(put)} beside the writable mount '{mounts[0]}'"
+        yield Denial(
+            "users", found, "none of that with a writable mount: root unpacks it, in the mount if a link says so"
+        )
 
 
 def _devices(asked: Sequence[str], allowed: Mapping[str, object]) -> Iterator[Denial]:
@@ -155,6 +177,17 @@ def _secrets(spec: JobSpec, allowed: Sequence[str]) -> Iterator[Denial]:
     for variable, name in references(spec).items():
         if not any(_compiled(pattern).fullmatch(name) for pattern in allowed):
             yield Denial("secrets", f"secret '{name}' for {variable}", _listed(allowed))
+
+
+def _passwords(spec: JobSpec, queue: QueueSpec) -> Iterator[Denial]:
+    """Names that one variable of the environment stands for are one secret."""
+    kept = {variable_of(one.password.secret) for one in queue.registry_auth.values() if one != "ecr"}
+    given = (value.secret for value in queue.defaults.env.values() if isinstance(value, SecretRef))
+    kept.difference_update(map(variable_of, given))
+    for variable, name in references(spec).items():
+        if variable_of(name) in kept:
+            found = f"secret '{name}' for {variable}"
+            yield Denial("the queue's registry_auth", found, "secrets that are no registry's password")
 
 
 def _inputs(spec: JobSpec, allowed: Sequence[str] | None) -> Iterator[Denial]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from launch.core.registry import ImageName, names_host
+from launch.core.registry import HUB, ImageName, host_of, names_host
 
 _PATTERN = re.compile(r"[A-Za-z0-9*?][A-Za-z0-9*?._:/@-]{0,511}", re.ASCII)
 
@@ -25,7 +25,13 @@ def check_pattern(text: str) -> str:
             f"found {text[:80]!r}; allowed: a pattern that begins with the registry, such as ghcr.io/acme/* or "
             "docker.io/library/python:3.*, or ** for every image"
         )
-    return f"{first.lower()}/{rest}"
+    host = host_of(first) if first.lower() == "index.docker.io" else first.lower()
+    if host == HUB and "/" not in rest and "**" not in rest:
+        raise ValueError(
+            f"found {text[:80]!r}, which names nothing on Docker Hub; allowed: {HUB}/library/{rest} for its official "
+            f"images, {HUB}/USER/* for a user's, {HUB}/** for all"
+        )
+    return f"{host}/{rest}"
 
 
 def matches(pattern: str, image: ImageName) -> bool:

@@ -31,12 +31,15 @@ AGENTS_AT_MOST = 50
 
 @dataclass(frozen=True, slots=True)
 class QueueSeen:
-    """A queue as it is at this moment; `waiting` are its oldest jobs that do not run, oldest first."""
+    """A queue as it is at this moment; its jobs are those among the oldest that do not run, oldest first."""
 
     spec: QueueSpec
     status: QueueStatus
     agents: Sequence[AgentPresence]
     waiting: Sequence[JobRecord]
+    """Those that no agent holds."""
+    coming: Sequence[JobRecord] = ()
+    """Those that an agent holds and has not started: it may be at its image for the tenth time."""
 
 
 async def see(broker: Broker, name: str) -> QueueSeen:
@@ -45,18 +48,17 @@ async def see(broker: Broker, name: str) -> QueueSeen:
     status = await broker.queues.status(name)
     agents = await broker.agents.list(name)
     held = {job for agent in agents for job in agent.holds}
-    waiting = []
+    waiting: list[JobRecord] = []
+    coming: list[JobRecord] = []
     for message in await broker.jobs.peek(name, SEEN_AT_MOST):
-        if str(message.job) in held:
-            continue
         try:
             kept = await broker.records.get(message.job)
         except Unreadable:
             continue
         record = kept.value if kept is not None else unclaimed_record(message)
         if record.state in (State.QUEUED, State.PREPARING):
-            waiting.append(record)
-    return QueueSeen(spec, status, agents, waiting)
+            (coming if str(message.job) in held else waiting).append(record)
+    return QueueSeen(spec, status, agents, waiting, coming)
 
 
 async def states(broker: Broker, seen: QueueSeen, *, now: datetime, version: str) -> list[Finding]:
@@ -160,7 +162,9 @@ def images_of(seen: Sequence[QueueSeen], wanted: JobRecord | None, *, host: str)
         if isinstance(one.spec.provider, AwsProvider) and one.spec.agent_image:
             image = one.spec.agent_image
             found[name, image] = Wanted(image, f"agent_image of {name}", one.spec, here=False)
-    for record in [wanted] if wanted is not None else [record for one in seen for record in one.waiting]:
+    for record in (
+        [wanted] if wanted is not None else [record for one in seen for record in (*one.coming, *one.waiting)]
+    ):
         if record.spec is None:
             continue
         image, of = record.spec.image, queues.get(record.queue)

@@ -187,7 +187,7 @@ class _Rounds:
         states, clocks, waits = await asyncio.gather(
             bounded("queue", queue.states(nats.broker, seen, now=now, version=world.version), cure=LOOK_AT_NATS),
             bounded("clocks", queue.clocks(nats, seen, ahead_s=ahead_s), cure=LOOK_AT_NATS),
-            bounded("waiting", queue.first(nats.broker, seen, jobs, now=now), cure=LOOK_AT_NATS),
+            bounded("waiting", queue.first(nats.broker, seen, jobs or seen.coming, now=now), cure=LOOK_AT_NATS),
         )
         return [*states, *clocks, *queue.policies(seen, jobs, world.refusals), *waits]
 

@@ -87,6 +87,8 @@ def test_a_job_goes_through_and_each_role_does_its_part(
     assert viewer.json("show", f"{queue_name}/1")["state"] == "succeeded"
     assert viewer.run("logs", f"{queue_name}/1").out == ["hello"]
     assert [found["id"] for found in viewer.json("jobs", "-q", queue_name)] == [f"{queue_name}/1"]
+    assert "name a queue that it has a role for: launch jobs -q" in publisher.run("jobs", code=1).err[0]
+    assert len(publisher.json("jobs", "-q", queue_name)) == 1
     long = publisher.run(*submit, "sleep", "600").out[0]
     for world in (viewer, publisher):
         refused = world.run("cancel", long, code=1)

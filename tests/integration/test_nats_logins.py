@@ -70,7 +70,11 @@ def test_the_committed_roles_are_those_of_the_code() -> None:
 
 
 async def test_users_passwords_and_tls_of_the_committed_configuration(
-    fresh_nats: Started, tmp_path: Path, passwords: dict[Role, str], monkeypatch: pytest.MonkeyPatch
+    fresh_nats: Started,
+    tmp_path: Path,
+    passwords: dict[Role, str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     authority = Authority(tmp_path)
     for name, path in zip(("CERT", "KEY"), authority.issue("server"), strict=True):
@@ -89,6 +93,7 @@ async def test_users_passwords_and_tls_of_the_committed_configuration(
             await nats.connect(server.url, name="test", credentials=refused)
     with pytest.raises(BrokerUnavailable, match=r"certificate"):
         await nats.connect(server.url, name="test", credentials=Login(user=Role.ADMIN, password=passwords[Role.ADMIN]))
+    assert [record.message for record in caplog.records if record.name == "asyncio"] == [], "users would see it"
 
 
 async def test_a_client_certificate_is_a_user(

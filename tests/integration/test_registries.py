@@ -148,6 +148,15 @@ async def test_a_password_that_is_not_there_is_named(lab: Lab, registry: Registr
 
 
 @PLAIN
+async def test_no_job_is_told_the_password_that_images_are_pulled_with(lab: Lab, registry: Registry) -> None:
+    await asked_to_log_in(lab, registry)
+    async with lab.agent():
+        record = await lab.ended(await lab.submit(command=["env"], env={"MINE": {"secret": "hub"}}))
+    assert (record.state, record.reason) == (State.FAILED, Reason.POLICY_DENIED)
+    assert "the queue's registry_auth: found secret 'hub' for MINE" in str(record.message)
+
+
+@PLAIN
 async def test_a_missing_image_is_told_from_a_missing_login(
     lab: Lab, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

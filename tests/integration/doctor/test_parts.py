@@ -5,14 +5,18 @@ from __future__ import annotations
 import signal
 import socket
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from launch.adapters.nats.connection import Connection
+from launch.core.states import State
+from launch.job import JobSpec
 from launch.queue import LocalProvider, QueueSpec, StaticProvider
+from launch.record import JobRecord
 from tests.e2e.world import LIMIT_S, World
-from tests.integration.doctor.lab import bad, contents, findings, stock
+from tests.integration.doctor.lab import bad, broker_at, contents, findings, stock
 from tests.support.nats_server import NatsServer
 from tests.support.registry import Registry
 
@@ -134,3 +138,19 @@ def test_an_interrupt_ends_it_at_once(world: World) -> None:
             assert command.ended() == 130
     assert command.out == []
     assert not any("Traceback" in line for line in command.err)
+
+
+async def test_the_image_of_a_job_whose_agent_is_still_at_it(world: World, nats: NatsServer) -> None:
+    await stock(nats.url, QueueSpec(queue_name="q", provider=LocalProvider()), NOWHERE, agent=True)
+    now = datetime.now(UTC)
+    async with broker_at(nats.url) as broker:
+        (agent,) = await broker.agents.list("q")
+        await broker.agents.put(agent.model_copy(update={"holds": ("q/1",)}), ttl_s=60)
+        record = JobRecord(
+            queue="q", seq=1, job_type="train", spec=JobSpec(image=NOWHERE), state=State.PREPARING, attempt=7,
+            message=f"pulling {NOWHERE}", submitted_at=now, updated_at=now,
+        )  # fmt: skip
+        await broker.records.create(record)
+    found = findings(world, code=1)
+    assert f"{NOWHERE} (image of q/1): the registry could not be reached" in bad(found, "image")
+    assert f"q/1 waits: pulling {NOWHERE}" in [one["found"] for one in found]

@@ -16,8 +16,11 @@ from launch.core.image_patterns import check_pattern, matches
 from launch.core.registry import parse_image
 from launch.job import JobSpec
 from launch.policy import GRANTABLE_CAPABILITIES, AgentPolicy
+from launch.queue import QueueSpec
 
 DIGEST = "sha256:" + "a" * 64
+ECR_REST = "dkr.ecr.eu-central-1.amazonaws.com"
+NO_PASSWORD = "secrets that are no registry's password"
 
 
 def policy_of(**fields: Any) -> AgentPolicy:
@@ -79,6 +82,8 @@ def test_what_may_be_an_id_or_is_no_name_is_no_name(text: str) -> None:
         ("docker.io/library/python:3.*", "python:3.12", True),
         ("docker.io/library/python:3.*", "python:2", False),
         ("docker.io/library/python:3.?", "python:3.1", True),
+        ("docker.io/**", "python:3.1", True),
+        ("index.docker.io/acme/*", "acme/x", True),
         ("**", "anything/at:all", True),
     ],
 )
@@ -222,6 +227,12 @@ def test_a_pattern_that_could_not_match_is_refused(pattern: str) -> None:
         policy_of(images={"allow": [pattern]})
 
 
+@pytest.mark.parametrize("pattern", ["docker.io/*", "docker.io/python:3", "Index.docker.io/python"])
+def test_a_pattern_that_names_nothing_on_docker_hub_is_refused(pattern: str) -> None:
+    with pytest.raises(ValidationError, match=r"allowed: docker\.io/library/"):
+        policy_of(images={"deny": [pattern]})
+
+
 # -- what jobs ask for by name ----------------------------------------------------------------------------------------
 
 RULES = policy_of(
@@ -309,7 +320,7 @@ def test_folders_and_volumes_can_be_named(source: str) -> None:
 @pytest.mark.parametrize(
     "path",
     ["/dev", "/dev/", "/dev/mem", "/dev/sda", "/dev/nvme0n1p1", "/dev/mapper/root", "/dev/disk/by-id/x", "/dev/../etc",
-     "/etc/passwd", "fuse", "/dev/loop0", "/dev/kmsg"],
+     "/etc/passwd", "fuse", "/dev/loop0", "/dev/kmsg", "/dev/char/1:1", "/dev/sg0", "/dev/mmcblk0p1", "/dev/pmem0"],
 )  # fmt: skip
 def test_no_disk_and_no_memory_can_be_named_as_a_device(path: str) -> None:
     with pytest.raises(ValidationError, match="allowed: a device's path"):
@@ -336,3 +347,31 @@ def test_namespaces_are_kept_only_for_jobs_that_can_not_change_them(fields: dict
     with pytest.raises(ValidationError, match=found):
         policy_of(network_pool=True, **fields)
     assert policy_of(network_pool=True, capabilities={"drop": ["ALL"]}).network_pool
+
+
+@pytest.mark.parametrize("users", [{"allow_root": False}, {"uids": [1000]}])
+@pytest.mark.parametrize(
+    "put", [{"code": {"sha256": "a" * 64, "size": 1}}, {"inputs": [{"s3": "s3://data/x", "path": "/w"}]}]
+)
+def test_who_may_not_be_root_has_nothing_unpacked_by_root_beside_a_writable_mount(
+    users: dict[str, Any], put: dict[str, Any]
+) -> None:
+    rules = policy_of(users=users, mounts={"data": {"source": "/srv/data", "writable": True}})
+    asked = {"user": "1000", "mounts": [{"name": "data", "path": "/w/data", "writable": True}]}
+    (found,) = denials(job_of(**asked, **put), rules)
+    assert found.rule == "users"
+    assert "beside the writable mount 'data'" in found.found
+    assert broken(rules, **asked) == broken(rules, **put, user="1000", mounts=[{"name": "data", "path": "/d"}]) == []
+    assert broken(policy_of(mounts=rules.mounts), **asked, **put) == []
+
+
+def test_no_job_gets_the_password_of_its_queues_registry_unless_the_queue_hands_it_out() -> None:
+    auth = {"ghcr.io": {"username": "ci", "password": {"secret": "ghcr-token"}}, f"{'1' * 12}.{ECR_REST}": "ecr"}
+    queue = QueueSpec.model_validate({"queue_name": "q", "registry_auth": auth})
+    for name in ("ghcr-token", "GHCR_TOKEN", "ghcr.token"):
+        (found,) = denials(job_of(env={"X": {"secret": name}}), AgentPolicy(), queue)
+        assert str(found).endswith(f"registry_auth: found secret '{name}' for X; allowed: {NO_PASSWORD}")
+    assert denials(job_of(env={"X": {"secret": "other"}}), AgentPolicy(), queue) == ()
+    handed_out = {"queue_name": "q", "registry_auth": auth, "defaults": {"env": {"X": {"secret": "ghcr-token"}}}}
+    job = job_of(env={"Y": {"secret": "ghcr-token"}})
+    assert denials(job, AgentPolicy(), QueueSpec.model_validate(handed_out)) == ()
