@@ -77,7 +77,7 @@ class Resolved:
 
 
 Refusals = Callable[[Mapping[str, Any], JobSpec, QueueSpec], str | None]
-"""Why an agent of that policy and queue refuses the job; None if it does not, or if the policy is of another version."""
+"""Why an agent of that policy and queue refuses the job; None if it does not, or if the policy can't be understood."""
 
 
 class Engine(Protocol):
