@@ -90,7 +90,8 @@ _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,511}", re.ASCII)
 
 
 def _image(value: object) -> object:
-    if not isinstance(value, str) or not _IMAGE.fullmatch(value):
+    # No engine takes a name with dots for a folder; as part of a path of its API they would lead elsewhere.
+    if not isinstance(value, str) or not _IMAGE.fullmatch(value) or {".", ".."} & set(value.split("/")):
         raise ValueError(f"found {str(value)[:80]!r}; allowed: an image reference, such as python:3.12")
     return value
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from launch.doctor.parts import Engine, Server
     from launch.doctor.rounds import World
     from launch.job import JobSpec
+    from launch.queue import QueueSpec
     from launch.settings import Endpoint
 
 STYLES = {"ok": "32", "warn": "33", "fail": "1;31"}
@@ -112,12 +113,12 @@ def _world(ctx: typer.Context, server: str | None) -> World:
 
         return EngineLook()
 
-    def refusals(policy: Mapping[str, Any], spec: JobSpec) -> str | None:
+    def refusals(policy: Mapping[str, Any], spec: JobSpec, queue: QueueSpec) -> str | None:
         from agent.core.policy import denials
         from launch.policy import AgentPolicy
 
         try:
-            denied = denials(spec, AgentPolicy.model_validate(policy))
+            denied = denials(spec, AgentPolicy.model_validate(policy), queue)
         except ValueError:  # it is of another version, and has rules that are not known here
             return None
         return "; ".join(f"{one.rule}: found {one.found}, allowed {one.allowed}" for one in denied) or None

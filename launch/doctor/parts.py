@@ -76,8 +76,8 @@ class Resolved:
     cure: str | None = None
 
 
-Refusals = Callable[[Mapping[str, Any], JobSpec], str | None]
-"""Why an agent of that policy refuses the job; None if it does not, or if the policy can't be understood here."""
+Refusals = Callable[[Mapping[str, Any], JobSpec, QueueSpec], str | None]
+"""Why an agent of that policy and queue refuses the job; None if it does not, or if the policy can't be understood."""
 
 
 class Engine(Protocol):

@@ -110,7 +110,7 @@ def policies(seen: QueueSeen, jobs: Sequence[JobRecord], refusals: Refusals) -> 
         ] or ([coming] if coming is not None else [])
         if record.spec is not None and record.state is State.QUEUED and takers:
             spec = seen.spec.with_defaults(record.spec)
-            told.append((str(record.id), [refusals(policy, spec) for policy in takers]))
+            told.append((str(record.id), [refusals(policy, spec, seen.spec) for policy in takers]))
     if coming is not None:
         found = doctor.policies(seen.spec.queue_name, [coming], told)
         return [line for line in found if line.level is not Level.OK]

@@ -84,7 +84,7 @@ def test_policies() -> None:
 
 
 def test_whose_policies_a_job_meets() -> None:
-    def refuses_all(policy: Mapping[str, Any], _spec: JobSpec) -> str | None:
+    def refuses_all(policy: Mapping[str, Any], _spec: JobSpec, _queue: QueueSpec) -> str | None:
         return "no" if policy else None
 
     def level(*agents: AgentPresence, state: State = State.QUEUED, queue: QueueSpec = QUEUE) -> list[str]:

@@ -72,6 +72,8 @@ def test_cpus_are_held_to_the_thousandth(milli: int) -> None:
         {"image": ""},
         {"image": "-rm"},
         {"image": "a b"},
+        {"image": "a/../../containers"},
+        {"image": "a/./b"},
         {"image": None},
         {"command": "python train.py"},
         {"command": ["a\0b"]},
