@@ -104,12 +104,12 @@ class Images:
         Gives way as soon as a job wants another one pulled, and is False then; whoever wants this one shares the pull.
         Raises as `fetch`.
         """
-        while tasks := {one.task for one in self._pulls.values() if one.task is not None}:
+        while tasks := self._running():
             await asyncio.wait(tasks)
         await self._room.until_not_going(reference)
         if await self._room.short() or await self._engine.image(reference) is not None:
             return True
-        if self._pulls:
+        if self._running():
             return False
         async with self._joined(reference) as (pulling, task):
             await asyncio.wait({task})
@@ -119,6 +119,10 @@ class Images:
             if not pulling.jobs:
                 task.result()
             return True
+
+    def _running(self) -> set[asyncio.Task[None]]:
+        """The pulls under way; jobs may still be telling of others that have ended."""
+        return {one.task for one in self._pulls.values() if one.task is not None and not one.task.done()}
 
     async def close(self) -> None:
         """End what was begun ahead: an engine that is closed must not be asked any more. Idempotent."""

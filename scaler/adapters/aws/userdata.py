@@ -8,11 +8,12 @@ the console, where `explain` finds it.
 from __future__ import annotations
 
 import hashlib
-import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
+
+from launch.core.registry import ecr_region, registry_of
 
 MAX_BYTES = 16 * 1024
 """What EC2 takes."""
@@ -20,7 +21,6 @@ FOLDER = "/var/lib/nats-launch"
 POLICY = "/etc/nats-launch/agent.yaml"
 """Where the agent's container has its policy."""
 
-_ECR = re.compile(r"(?P<host>\d{12}\.dkr[.-]ecr(-fips)?\.(?P<region>[a-z0-9-]+)\.[a-z0-9.]+)/")
 _BODY = files(__package__).joinpath("boot.sh").read_text(encoding="utf-8")
 
 
@@ -50,15 +50,16 @@ class Boot:
 
 def user_data(boot: Boot) -> str:
     """The script. Raises `ValueError` if it is too large for EC2."""
-    ecr = _ECR.match(boot.image)
+    registry = registry_of(boot.image)
+    ecr = ecr_region(registry)
     lines = [
         "#!/bin/bash",
         f"# Runs the agent of queue {boot.queue}; written by nats-launch.",
         f"folder=${{NATS_LAUNCH_FOLDER:-{FOLDER}}}",
         "imds=${AWS_EC2_METADATA_SERVICE_ENDPOINT:-http://169.254.169.254}",
         f"image={shlex.quote(boot.image)}",
-        f"ecr_host={ecr['host'] if ecr else ''}",
-        f"ecr_region={ecr['region'] if ecr else ''}",
+        f"ecr_host={registry if ecr else ''}",
+        f"ecr_region={ecr or ''}",
         f"reserve_bytes={boot.reserve_bytes}",
         f"docker_options=({shlex.join(_docker_options(boot))})",
         f"agent_options=({shlex.join(_agent_options(boot))})",

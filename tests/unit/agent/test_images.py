@@ -191,6 +191,23 @@ async def test_a_pull_ahead_gives_way_to_a_jobs_and_waits_for_it() -> None:
 
 
 @simulated
+async def test_a_pull_ahead_does_not_wait_for_a_job_that_is_still_telling_of_its_own() -> None:
+    engine = FakeEngine(registry=[IMAGE, OTHER])
+    some = images(engine)
+    told = asyncio.Event()
+
+    async def slowly(_: str) -> None:
+        await told.wait()
+
+    job = asyncio.create_task(some.fetch(IMAGE, Pull.MISSING, slowly))
+    await asyncio.sleep(1)
+    assert await asyncio.wait_for(some.fetch_ahead(OTHER), 10)
+    assert OTHER in engine.images
+    told.set()
+    await job
+
+
+@simulated
 async def test_nothing_is_fetched_ahead_that_is_here_or_has_no_room() -> None:
     engine = FakeEngine(registry=[IMAGE], images=[OTHER])
     assert await images(engine).fetch_ahead(OTHER)

@@ -42,7 +42,11 @@ def test_the_registry_is_found_as_docker_finds_it(image: str, registry: str) -> 
     ("host", "region"),
     [
         ("123456789012.dkr.ecr.eu-central-1.amazonaws.com", "eu-central-1"),
+        ("123456789012.dkr.ecr.cn-north-1.amazonaws.com.cn", "cn-north-1"),
+        ("123456789012.dkr.ecr-fips.us-east-1.amazonaws.com", "us-east-1"),
+        ("123456789012.dkr-ecr.us-west-2.on.aws", "us-west-2"),
         ("123456789012.dkr.ecr.eu-central-1.amazonaws.com.evil.io", None),
+        ("123456789012.dkr.ecr.eu-central-1.evil.on.aws", None),
         ("12345.dkr.ecr.eu-central-1.amazonaws.com", None),
         ("ghcr.io", None),
     ],
