@@ -1,21 +1,17 @@
 """A real nats-server as a child process: started, stopped and started again on the same port and store.
 
-Owns one server process at a time. The invariant: `start` returns only once the server accepts clients, and `stop`
-only once the process has ended, so that no test sleeps for either. The server is ended by its own process handle.
+Owns one server process at a time.
 """
 
 import re
 import shutil
-import signal
-import subprocess
 import sys
-import threading
-from collections import deque
 from pathlib import Path
-from typing import IO, Self
+from typing import Self
+
+from tests.support.server_process import ServerProcess
 
 START_LIMIT_S = 20.0
-STOP_LIMIT_S = 10.0
 
 _LISTENING = re.compile(r"Listening for client connections on \S+?:(\d+)")
 
@@ -47,11 +43,8 @@ class NatsServer:
         """Remember where to keep data; `config` is added to the generated configuration file as it is."""
         self.store = store
         self.port = -1
-        self.log: deque[str] = deque(maxlen=500)
         self._config = config
-        self._process: subprocess.Popen[str] | None = None
-        self._reader: threading.Thread | None = None
-        self._ready = threading.Event()
+        self._server = ServerProcess("nats-server", self._hear, start_limit_s=START_LIMIT_S)
 
     @property
     def url(self) -> str:
@@ -61,15 +54,16 @@ class NatsServer:
     @property
     def pid(self) -> int:
         """The process id of the running server."""
-        if self._process is None:
+        pid = self._server.pid
+        if pid is None:
             message = "the nats-server is not running"
             raise NatsServerError(message)
-        return self._process.pid
+        return pid
 
     @property
     def running(self) -> bool:
         """Whether the process was started and has not ended."""
-        return self._process is not None and self._process.poll() is None
+        return self._server.running
 
     def start(self) -> Self:
         """Start the server and return once it accepts clients."""
@@ -83,52 +77,23 @@ class NatsServer:
             f'jetstream {{ store_dir: "{self.store / "data"}", max_file_store: 10TB }}\n'
             f"{self._config}\n"
         )
-        self._ready.clear()
-        self._process = subprocess.Popen(
-            [server_binary(), "-c", str(config)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert self._process.stderr is not None
-        self._reader = threading.Thread(
-            target=self._read_log, args=(self._process.stderr,), name="nats-server-log", daemon=True
-        )
-        self._reader.start()
-        if not self._ready.wait(START_LIMIT_S) or self._process.poll() is not None:
-            self.stop(kill=True)
-            message = "nats-server did not start:\n" + "\n".join(list(self.log)[-10:])
-            raise NatsServerError(message)
+        try:
+            self._server.start([server_binary(), "-c", str(config)])
+        except RuntimeError as error:
+            raise NatsServerError(str(error)) from None
         return self
 
     def stop(self, *, kill: bool = False) -> None:
         """End the server and return once it has ended; `kill` takes it away without a goodbye."""
-        process, self._process = self._process, None
-        if process is None:
-            return
-        process.send_signal(signal.SIGKILL if kill else signal.SIGTERM)
-        try:
-            process.wait(STOP_LIMIT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(STOP_LIMIT_S)
-        if self._reader is not None:
-            self._reader.join(STOP_LIMIT_S)
-            self._reader = None
+        self._server.stop(kill=kill)
 
     def restart(self, *, kill: bool = False) -> None:
         """Stop and start on the same port and store."""
         self.stop(kill=kill)
         self.start()
 
-    def _read_log(self, stream: IO[str]) -> None:
-        """Keep the last lines; learn the port; say when the server is ready, or has ended before it was."""
-        with stream:
-            for line in stream:
-                self.log.append(line.rstrip("\n"))
-                if match := _LISTENING.search(line):
-                    self.port = int(match[1])
-                if "Server is ready" in line:
-                    self._ready.set()
-        self._ready.set()
+    def _hear(self, line: str) -> bool:
+        """Learn the port; it is ready when it says so."""
+        if match := _LISTENING.search(line):
+            self.port = int(match[1])
+        return "Server is ready" in line

@@ -1,8 +1,7 @@
 """A real image registry on loopback, as a child process, and images pushed to it.
 
 Debian's docker-registry, unpacked under `build/` if this machine does not have it. Engines take a registry on
-127.0.0.0/8 without TLS. The invariant is that of the other servers: `start` returns once it listens, `stop` once it
-has ended.
+127.0.0.0/8 without TLS.
 """
 
 from __future__ import annotations
@@ -14,18 +13,17 @@ import secrets
 import shutil
 import subprocess
 import tempfile
-import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Self
+from typing import Self
 from urllib.parse import quote
 from urllib.request import Request, urlopen
 
 from tests.support import engine
+from tests.support.server_process import ServerProcess
 
 ROOT = Path(__file__).resolve().parents[2]
 START_LIMIT_S = 20.0
-STOP_LIMIT_S = 10.0
 DOWNLOAD_LIMIT_S = 120.0
 
 _LISTENING = re.compile(r'msg="listening on (127\.0\.0\.1:\d+)')
@@ -75,53 +73,30 @@ class Registry:
         """`within` is the beginning of a command line that runs it somewhere else, as in a network namespace."""
         self.address = ""
         """`127.0.0.1:PORT`, what an image's name begins with."""
-        self.log: list[str] = []
         self._store = store
         self._private = private
         self._tls = tls
         self._within = within
-        self._process: subprocess.Popen[str] | None = None
-        self._reader: threading.Thread | None = None
-        self._ready = threading.Event()
+        self._server = ServerProcess("docker-registry", self._hear, start_limit_s=START_LIMIT_S)
 
     def start(self) -> Self:
         """Start it and return once it listens; after a `stop` at the same address."""
         self._store.mkdir(parents=True, exist_ok=True)
-        self._ready.clear()
         config = self._store / "config.yml"
         config.write_text(
             "version: 0.1\n"
             f'storage: {{filesystem: {{rootdirectory: "{self._store / "data"}"}}}}\n'
             + (self._guarded() if self._private else f'http: {{addr: "{self._listens}"}}\n')
         )
-        self._process = subprocess.Popen(
-            [*self._within, registry_binary(), "serve", str(config)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert self._process.stderr is not None
-        self._reader = threading.Thread(target=self._read_log, args=(self._process.stderr,), daemon=True)
-        self._reader.start()
-        if not self._ready.wait(START_LIMIT_S) or not self.address:
-            self.stop()
-            raise RegistryError("docker-registry did not start:\n" + "\n".join(self.log[-10:]))
+        try:
+            self._server.start([*self._within, registry_binary(), "serve", str(config)])
+        except RuntimeError as error:
+            raise RegistryError(str(error)) from None
         return self
 
     def stop(self) -> None:
         """End it."""
-        process, self._process = self._process, None
-        if process is None:
-            return
-        process.terminate()
-        try:
-            process.wait(STOP_LIMIT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(STOP_LIMIT_S)
-        if self._reader is not None:
-            self._reader.join(STOP_LIMIT_S)
+        self._server.stop()
 
     def push(self, image: str, name: str) -> str:
         """Put a local image into the registry under a name; returns its reference. It is not here under that name."""
@@ -181,14 +156,11 @@ class Registry:
         _run([*made, *named, "-keyout", key, "-out", certificate])
         return f'http: {{addr: "{self._listens}", tls: {{certificate: "{certificate}", key: "{key}"}}}}\n{auth}'
 
-    def _read_log(self, stream: IO[str]) -> None:
-        with stream:
-            for line in stream:
-                self.log.append(line.rstrip("\n"))
-                if match := _LISTENING.search(line):
-                    self.address = match[1]
-                    self._ready.set()
-        self._ready.set()
+    def _hear(self, line: str) -> bool:
+        match = _LISTENING.search(line)
+        if match is not None:
+            self.address = match[1]
+        return match is not None
 
 
 def forget(reference: str) -> None:
