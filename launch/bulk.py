@@ -12,7 +12,7 @@ import bisect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import overload
 
-from launch.errors import BrokerUnavailable, LaunchError, QueueFull
+from launch.errors import BrokerUnavailable, LaunchError, QueueFull, SpecError
 from launch.ports import Broker, NewJob
 from launch.subjects import JobId
 
@@ -81,21 +81,25 @@ class BulkInterrupted(LaunchError):
         self.done = done
         text = error.message if isinstance(error, LaunchError) else f"{type(error).__name__}: {error}"
         soon = " within two minutes: the next ones may be stored" if isinstance(error, BrokerUnavailable) else ""
-        wait = "once there is room, " if isinstance(error, QueueFull) else ""
+        first = "once there is room, " if isinstance(error, QueueFull) else ""
+        first = "mend it or leave it out; then " if isinstance(error, SpecError) else first
         super().__init__(
             f"stored the first {done} jobs, then: {text}",
-            hint=f"{wait}the same call with msg_id={msg_id!r} and skip={done} goes on{soon}",
+            hint=f"{first}the same call with msg_id={msg_id!r} and skip={done} goes on{soon}",
         )
 
 
 async def submit_all(
     broker: Broker, queue: str, jobs: Iterable[NewJob], *, msg_id: str, skip: int, progress: Progress | None
 ) -> JobIds:
-    """Store the jobs after the first `skip`; see `launch.client.Client.submit_many`. Raises `BulkInterrupted`."""
+    """Store jobs, which come after the `skip` that are stored; see `launch.client.Client.submit_many`.
+
+    Raises `BulkInterrupted`.
+    """
     stored = JobIds(queue)
     done = skip
     try:
-        for batch in _batches(jobs, skip):
+        for batch in _batches(jobs):
             first = await _stored(broker, queue, batch, f"{msg_id}/{done}")
             stored.add(first.seq, len(batch))
             done += len(batch)
@@ -106,13 +110,11 @@ async def submit_all(
     return stored
 
 
-def _batches(jobs: Iterable[NewJob], skip: int) -> Iterator[list[NewJob]]:
-    """The jobs in batches; the cut depends on what comes after `skip` alone, so that a repeat cuts the same way."""
+def _batches(jobs: Iterable[NewJob]) -> Iterator[list[NewJob]]:
+    """The jobs in batches; the cut depends on what follows alone, so that a repeat from here on cuts the same way."""
     batch: list[NewJob] = []
     size = 0
-    for number, job in enumerate(jobs):
-        if number < skip:
-            continue
+    for job in jobs:
         if len(batch) == BATCH_JOBS or (batch and size + len(job.body) > BATCH_BYTES):
             yield batch
             batch, size = [], 0

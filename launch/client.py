@@ -6,6 +6,7 @@ A `Client` is one connection; what concerns one job is in its handle, `launch.ha
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import re
 import secrets
@@ -135,8 +136,9 @@ class Client:
         """Publish many jobs, in the order given; returns their ids once the broker has stored them all.
 
         They are stored in batches of 1,000, each whole or not at all; `specs` may be a generator, and is never held in
-        memory as a whole. `progress` hears how many of `specs` are stored. With `msg_id` a repeat of a batch within the
-        queue's window of two minutes is recognised; `skip` leaves out the first so many specs, which are stored.
+        memory as a whole. `progress` hears how many of `specs` are stored. With `msg_id` a repeat of the same specs
+        within the queue's window of two minutes is recognised, batch by batch: other or more specs want another id.
+        `skip` leaves out the first so many specs, which are stored.
 
         Raises `NotFound`, and `BulkInterrupted` for whatever ends it early, a spec that `submit` would refuse too: that
         says what is stored, and how to go on without a double.
@@ -149,9 +151,13 @@ class Client:
         found = await self.broker.queues.get(queue)
 
         def jobs() -> Iterator[NewJob]:
-            for spec in specs:
-                named = _type_in(found, _one_type(job_type, spec))
-                yield NewJob(named, priority, _body(spec, named))
+            # Those that are stored are not even looked at: a repeat has to begin while the broker knows it for one.
+            for number, spec in enumerate(itertools.islice(specs, skip, None), skip):
+                try:
+                    named = _type_in(found, _one_type(job_type, spec))
+                    yield NewJob(named, priority, _body(spec, named))
+                except SpecError as error:
+                    raise SpecError(f"job {number + 1}: {error.source}", error.problems) from error
 
         msg_id = msg_id or secrets.token_hex(8)
         return await submit_all(self.broker, queue, jobs(), msg_id=msg_id, skip=skip, progress=progress)

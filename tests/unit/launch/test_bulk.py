@@ -119,10 +119,18 @@ async def test_an_interrupted_call_says_what_is_stored_and_goes_on(
 
 
 async def test_a_spec_that_is_refused_leaves_its_batch_out(world: World) -> None:
-    with pytest.raises(BulkInterrupted, match=r"stored the first 1000 jobs.*job_type.*skip=1000") as caught:
+    with pytest.raises(BulkInterrupted, match=r"1000 jobs, then: job 1501: .*job_type.*mend it.*skip=1000") as caught:
         await world.client.submit_many("q", specs(2500, bad=1500))
     assert isinstance(caught.value.__cause__, SpecError)
     assert await world.images() == names(1000)
+    with pytest.raises(BulkInterrupted, match=r"first 1200 jobs, then: job 1501: "):
+        await world.client.submit_many("q", specs(2500, bad=1500), skip=1200)
+
+
+async def test_those_that_are_stored_are_not_looked_at_again(world: World) -> None:
+    ids = await world.client.submit_many("q", specs(2500, bad=500), skip=1000)
+    assert len(ids) == 1500
+    assert await world.images() == names(2500)[1000:]
 
 
 async def test_a_full_queue_says_so(world: World) -> None:
