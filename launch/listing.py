@@ -7,6 +7,7 @@ and those that agents hold stand in their presence.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -46,7 +47,7 @@ async def list_jobs(broker: Broker, queue: str | None, state: State | None, limi
     any_kept = bool(known)
     fresh: list[JobRecord] = []
     if state in (None, State.QUEUED):
-        for name in [queue] if queue else [spec.queue_name for spec in await broker.queues.list()]:
+        for name in await _names(broker, queue):
             try:
                 found = await _in_line(broker, name, known, limit)
             except NotFound:
@@ -61,6 +62,10 @@ async def list_jobs(broker: Broker, queue: str | None, state: State | None, limi
     return Listing(sorted(wanted + fresh, key=_age), more)
 
 
+async def _names(broker: Broker, queue: str | None) -> list[str]:
+    return [queue] if queue else [spec.queue_name for spec in await broker.queues.list()]
+
+
 async def _records(
     broker: Broker, queue: str | None, state: State | None, limit: int | None
 ) -> tuple[dict[JobId, JobRecord], bool]:
@@ -73,6 +78,10 @@ async def _records(
         return known, more
     if not state.terminal:
         held = {JobId.parse(job) for agent in await broker.agents.list(queue) for job in agent.holds}
+        # What an agent had that is lost stands in no presence, but lies in its queue still, before what came later.
+        for name in await _names(broker, queue):
+            with contextlib.suppress(NotFound):
+                held |= {message.job for message in await broker.jobs.peek(name, limit)}
         return known | await _looked_up(broker, held - known.keys()), more
     if sum(record.state is state for record in found) < limit:
         return _by_id(await broker.records.list(queue)), False

@@ -101,3 +101,16 @@ async def test_what_agents_hold_is_found_however_old(world: World, monkeypatch: 
         await world.write(seq, State.SUCCEEDED, minutes=seq + 1)
     await world.broker.agents.put(presence("a", "q", holds=("q/150",)), ttl_s=60)
     assert await world.listed(State.RUNNING, limit=2) == ([150], True)
+
+
+@pytest.mark.parametrize("queue", ["q", None])
+async def test_what_a_lost_agent_had_is_found_however_old(
+    world: World, monkeypatch: pytest.MonkeyPatch, queue: str | None
+) -> None:
+    forbid_list(world, monkeypatch)
+    await world.write(101, State.RUNNING, minutes=0)
+    for seq in range(1, 101):
+        await world.write(seq, State.SUCCEEDED, minutes=seq + 1)
+    found = await world.client.listing(queue, State.RUNNING, limit=2)
+    assert [job.seq for job in found.jobs] == [101]
+    assert (await world.client.listing("none", State.RUNNING, limit=2)).jobs == []
