@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,6 +36,17 @@ COMMANDS = {
     "simulate": ("simulate", "simulate"),
 }
 """Every command, as they are listed: its module here, and what is in it: a function, or an app of several."""
+
+
+def asked_for(words: Sequence[str]) -> str | None:
+    """The command that is asked for, if only a server is named before it; None where all have to be known to tell."""
+    rest = iter(words)
+    for word in rest:
+        if word == "--server":
+            next(rest, None)
+        elif not word.startswith("--server="):
+            return word if word in COMMANDS else None
+    return None
 
 
 def command_line(only: str | None = None) -> typer.Typer:
@@ -108,8 +119,7 @@ def main() -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
-        first = sys.argv[1] if len(sys.argv) > 1 else ""
-        command_line(first if first in COMMANDS else None)()
+        command_line(asked_for(sys.argv[1:]))()
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from launch.cli.main import COMMANDS, command_line
+from launch.cli.main import COMMANDS, asked_for, command_line
 
 
 def launch(*args: str, home: Path, **env: str) -> subprocess.CompletedProcess[str]:
@@ -163,6 +163,24 @@ def test_a_source_of_secrets_that_is_none_is_a_usage_error(tmp_path: Path) -> No
     assert (done.returncode, f"--secrets: found 'vault:kv'; {allowed}" in done.stderr) == (2, True)
     done = launch("agent", "-q", "q", home=tmp_path, LAUNCH_SECRETS="env dir:relative")
     assert (done.returncode, f"found 'dir:relative'; {allowed} (the path must be absolute)" in done.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("line", "asked"),
+    [
+        ("jobs --server s", "jobs"),
+        ("--server s jobs", "jobs"),
+        ("--server=s --server jobs submit", "submit"),
+        ("--server jobs", None),
+        ("--queue jobs", None),
+        ("--help jobs", None),
+        ("--server", None),
+        ("jobz", None),
+        ("", None),
+    ],
+)
+def test_only_what_is_asked_for_is_made(line: str, asked: str | None) -> None:
+    assert asked_for(line.split()) == asked
 
 
 def test_a_command_alone_is_as_among_all() -> None:
