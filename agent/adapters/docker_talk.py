@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import AsyncGenerator, Mapping
 from typing import Final
@@ -53,7 +54,10 @@ class EngineTalk(EngineLink):
         stream = Stream(docker, setup)
         try:
             with self._translated("talk"):
-                await stream.write_in(said)
+                try:
+                    await stream.write_in(said)
+                except AssertionError:  # aiodocker's, of a connection that has just gone
+                    raise OSError("the connection broke off") from None
             while True:
                 with self._translated("talk"):
                     message = await stream.read_out()
@@ -62,4 +66,5 @@ class EngineTalk(EngineLink):
                 if message.stream == _OUT:
                     yield message.data
         finally:
-            await stream.close()
+            with contextlib.suppress(AssertionError):  # aiodocker's, where there is no connection to close
+                await stream.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -304,3 +305,21 @@ def test_what_was_meant_to_be_private_is_not_sent_in_the_clear(monkeypatch: pyte
 def test_the_usual_socket_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DOCKER_HOST", raising=False)
     assert DockerEngine().host == "unix:///var/run/docker.sock"
+
+
+UPGRADED = b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
+
+
+@pytest.mark.parametrize("attached", [answer(200, b""), UPGRADED, UPGRADED + b"\x01\0\0\0\0\0\0\x09half", b""])
+async def test_a_talk_that_breaks_off_is_an_error_of_the_engine_or_ends(
+    canned: Canned, engine: DockerEngine, attached: bytes
+) -> None:
+    canned.answers["/containers/abc/json"] = answer(
+        200, b'{"Id": "abc", "State": {"Running": true}, "Config": {"Tty": false}}'
+    )
+    canned.answers["/containers/abc/attach"] = attached
+    heard = []
+    with contextlib.suppress(EngineError, EngineUnavailable):
+        async with asyncio.timeout(10):
+            heard = [data async for data in engine.talk("abc", b"hello")]
+    assert heard == []
