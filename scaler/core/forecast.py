@@ -61,6 +61,8 @@ class Load:
 
     mean: float = 0.0
     variance: float = 0.0
+    lasting: float = 0.0
+    """How much of the mean is jobs that run, and stays until they end; the rest fades."""
 
 
 def offered_load(past: Past, capacity: Amount, now: datetime, tau_s: float, workers: Sequence[Worker] = ()) -> Load:
@@ -72,7 +74,7 @@ def offered_load(past: Past, capacity: Amount, now: datetime, tau_s: float, work
     if tau_s <= 0:
         return Load()
     whole, short = sizes_of(capacity), set()
-    means, variances = [0.0] * 4, [0.0] * 4
+    means, variances, lasting = [0.0] * 4, [0.0] * 4, [0.0] * 4
     for arriving in past.arriving:
         lasts_s = mean_s(past.durations_s.get(arriving.job_type, ()))
         if not lasts_s or lasts_s > tau_s or not arriving.amount.fits_in(capacity):
@@ -89,8 +91,9 @@ def offered_load(past: Past, capacity: Amount, now: datetime, tau_s: float, work
         for job in worker.running:
             if job.job_type not in short:
                 for place, size in enumerate(sizes_of(job.amount)):
-                    means[place] += size / whole[place] if whole[place] else 0.0
-    return max((Load(mean, variances[place]) for place, mean in enumerate(means)), key=lambda load: load.mean)
+                    lasting[place] += size / whole[place] if whole[place] else 0.0
+    loads = (Load(means[place] + held, variances[place], held) for place, held in enumerate(lasting))
+    return max(loads, key=lambda load: load.mean)
 
 
 def floor_of(load: Load, staffing: float) -> int:
@@ -101,11 +104,15 @@ def floor_of(load: Load, staffing: float) -> int:
 
 
 def below_after_s(load: Load, staffing: float, count: int, tau_s: float) -> float | None:
-    """After how long without arrivals the floor is below `count`; None if it is already, or `count` is 0."""
-    if count <= 0 or floor_of(load, staffing) < count:
+    """After how long without arrivals the floor is below `count`.
+
+    None if it is already, if `count` is 0, or if it never is while the jobs that run do: their end is heard of.
+    """
+    fading, room = load.mean - load.lasting, count - 0.5 - load.lasting
+    if count <= 0 or floor_of(load, staffing) < count or fading <= 0 or room <= 0:
         return None
-    # Both fade by x * x; the floor is below count once mean * x * x + staffing * sqrt(variance) * x <= count - 1/2.
+    # Both fade by x * x; the floor is below count once fading * x * x + staffing * sqrt(variance) * x <= room.
     spread = staffing * math.sqrt(load.variance)
-    x = (-spread + math.sqrt(spread**2 + 4 * load.mean * (count - 0.5))) / (2 * load.mean)
-    left = max(x * x, NOTHING / load.mean)
+    x = (-spread + math.sqrt(spread**2 + 4 * fading * room)) / (2 * fading)
+    left = max(x * x, (NOTHING - load.lasting) / fading)
     return max(0.0, -tau_s * math.log(left))

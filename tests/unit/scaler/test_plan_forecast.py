@@ -178,17 +178,16 @@ def test_the_next_look_is_when_the_forecast_has_faded() -> None:
     assert len(plan(replace(world, past=past), RULES, decided.next_look_at).actions) == 1
 
 
-@given(st.floats(0.05, 500), st.floats(0, 50), st.floats(0, 3), st.integers(1, 500))
-def test_the_fading_is_foretold(mean: float, variance: float, staffing: float, count: int) -> None:
-    load = Load(mean, variance)
-    after_s = below_after_s(load, staffing, count, 300.0)
-    if after_s is None:
-        assert floor_of(load, staffing) < count
-        return
-
+@given(st.floats(0.05, 500), st.floats(0, 50), st.sampled_from([0.0, 0.25, 2.5]), st.floats(0, 3), st.integers(1, 500))
+def test_the_fading_is_foretold(mean: float, variance: float, lasting: float, staffing: float, count: int) -> None:
     def at(seconds: float) -> int:
         left = math.exp(-seconds / 300)
-        return floor_of(Load(mean * left, variance * left), staffing)
+        return floor_of(Load(lasting + mean * left, variance * left, lasting), staffing)
+
+    after_s = below_after_s(Load(lasting + mean, variance, lasting), staffing, count, 300.0)
+    if after_s is None:
+        assert at(0) < count or at(3000) >= count
+        return
 
     assert at(after_s + 0.1) < count
     if after_s > 0.1:
