@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import bisect
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterator, Sequence
+from contextlib import aclosing
 from typing import overload
 
-from launch.errors import BrokerUnavailable, LaunchError, QueueFull, SpecError
+from launch.errors import BrokerUnavailable, BrokerUnsuitable, LaunchError, OtherBatch, QueueFull, SpecError
 from launch.ports import Broker, NewJob
 from launch.subjects import JobId
 
@@ -31,7 +32,9 @@ class JobIds(Sequence[JobId]):
     """The ids of one queue's jobs, in the order in which they were given; a million of them take no room."""
 
     def __init__(self, queue: str) -> None:
-        self._queue = queue
+        self.repeated = 0
+        """How many of them an earlier call had stored, under the same message id."""
+        self.queue = queue
         self._spans: list[range] = []
         self._ends: list[int] = []
 
@@ -45,6 +48,10 @@ class JobIds(Sequence[JobId]):
             self._spans.append(range(first_seq, first_seq + count))
             self._ends.append(len(self) + count)
 
+    def spans(self) -> list[tuple[JobId, JobId]]:
+        """The first and the last of each run of ids that follow each other: one, unless others submit meanwhile."""
+        return [(JobId(self.queue, span[0]), JobId(self.queue, span[-1])) for span in self._spans]
+
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
@@ -57,22 +64,23 @@ class JobIds(Sequence[JobId]):
             return [self[number] for number in range(*index.indices(len(self)))]
         number = range(len(self))[index]
         place = bisect.bisect_right(self._ends, number)
-        return JobId(self._queue, self._spans[place][number - self._ends[place]])
+        return JobId(self.queue, self._spans[place][number - self._ends[place]])
 
     def __iter__(self) -> Iterator[JobId]:
-        return (JobId(self._queue, seq) for span in self._spans for seq in span)
+        return (JobId(self.queue, seq) for span in self._spans for seq in span)
 
     def __repr__(self) -> str:
         spans = ", ".join(f"{span[0]}-{span[-1]}" if len(span) > 1 else str(span[0]) for span in self._spans[:5])
-        return f"<{len(self)} jobs of {self._queue}: {spans}{', …' if len(self._spans) > 5 else ''}>"
+        return f"<{len(self)} jobs of {self.queue}: {spans}{', …' if len(self._spans) > 5 else ''}>"
 
 
 class BulkInterrupted(LaunchError):
-    """Not all jobs were submitted: `stored` has the ids of the first so many, which were.
+    """Not all jobs were submitted: the first `done` of them were, and `stored` has the ids of those that this call did.
 
-    The same call with this `msg_id`, and with `skip` set to `done`, goes on: nothing is stored twice. If the broker did
-    not answer (`__cause__` is `BrokerUnavailable`) the next batch may be stored, too; then that has to begin within two
-    minutes, the window in which the broker knows a repeat.
+    `done` counts from the first job of all, so with `skip` there are `done - skip` ids. The same call with this
+    `msg_id`, and with `skip` set to `done`, goes on: nothing is stored twice. If the broker did not answer (`__cause__`
+    is `BrokerUnavailable`) the next batch may be stored, too; then that has to begin within two minutes, the window in
+    which the broker knows a repeat. After `OtherBatch` it does not go on.
     """
 
     def __init__(self, stored: JobIds, error: Exception, *, msg_id: str, done: int) -> None:
@@ -80,41 +88,58 @@ class BulkInterrupted(LaunchError):
         self.msg_id = msg_id
         self.done = done
         text = error.message if isinstance(error, LaunchError) else f"{type(error).__name__}: {error}"
-        soon = " within two minutes: the next ones may be stored" if isinstance(error, BrokerUnavailable) else ""
-        first = "once there is room, " if isinstance(error, QueueFull) else ""
-        first = "mend it or leave it out; then " if isinstance(error, SpecError) else first
         super().__init__(
-            f"stored the first {done} jobs, then: {text}",
-            hint=f"{first}the same call with msg_id={msg_id!r} and skip={done} goes on{soon}",
+            f"stored the first {done} jobs, then: {text}" if done else f"stored no job: {text}",
+            hint=how_to_go_on(error, f"the same call with msg_id={msg_id!r} and skip={done}", done=done),
         )
 
 
+def how_to_go_on(error: Exception, again: str, *, done: int) -> str:
+    """What to do after this error, where `again` is what repeats the call from the first job that is not stored."""
+    if isinstance(error, BrokerUnsuitable):
+        return error.hint or "see the server"
+    if isinstance(error, OtherBatch):
+        return (
+            f"job {done + 1} was stored under this message id before, with others behind it, or more or fewer, than "
+            "now: leave out what is stored, and give the rest another message id"
+        )
+    soon = " within two minutes: the next ones may be stored" if isinstance(error, BrokerUnavailable) else ""
+    first = "once there is room, " if isinstance(error, QueueFull) else ""
+    first = "mend it or leave it out; then " if isinstance(error, SpecError) else first
+    return f"{first}{again} goes on{soon}"
+
+
 async def submit_all(
-    broker: Broker, queue: str, jobs: Iterable[NewJob], *, msg_id: str, skip: int, progress: Progress | None
+    broker: Broker,
+    stored: JobIds,
+    jobs: AsyncIterable[NewJob],
+    *,
+    msg_id: str,
+    skip: int,
+    progress: Progress | None,
 ) -> JobIds:
     """Store jobs, which come after the `skip` that are stored; see `launch.client.Client.submit_many`.
 
-    Raises `BulkInterrupted`.
+    Their ids are added to `stored`, batch by batch: who cancels this finds them there. Raises `BulkInterrupted`.
     """
-    stored = JobIds(queue)
     done = skip
     try:
-        for batch in _batches(jobs):
-            first = await _stored(broker, queue, batch, f"{msg_id}/{done}")
-            stored.add(first.seq, len(batch))
-            done += len(batch)
-            if progress is not None:
-                progress(done)
+        async with aclosing(_batches(jobs)) as batches:
+            async for batch in batches:
+                await _store(broker, stored, batch, f"{msg_id}/{done}")
+                done += len(batch)
+                if progress is not None:
+                    progress(done)
     except Exception as error:
         raise BulkInterrupted(stored, error, msg_id=msg_id, done=done) from error
     return stored
 
 
-def _batches(jobs: Iterable[NewJob]) -> Iterator[list[NewJob]]:
+async def _batches(jobs: AsyncIterable[NewJob]) -> AsyncGenerator[list[NewJob]]:
     """The jobs in batches; the cut depends on what follows alone, so that a repeat from here on cuts the same way."""
     batch: list[NewJob] = []
     size = 0
-    for job in jobs:
+    async for job in jobs:
         if len(batch) == BATCH_JOBS or (batch and size + len(job.body) > BATCH_BYTES):
             yield batch
             batch, size = [], 0
@@ -124,14 +149,20 @@ def _batches(jobs: Iterable[NewJob]) -> Iterator[list[NewJob]]:
         yield batch
 
 
-async def _stored(broker: Broker, queue: str, batch: Sequence[NewJob], msg_id: str) -> JobId:
-    """The first job of the batch, once it is stored; sent again while nobody says whether it is."""
+async def _store(broker: Broker, stored: JobIds, batch: Sequence[NewJob], msg_id: str) -> None:
+    """Returns once the batch is stored; it is sent again while nobody says whether it is."""
     loop = asyncio.get_running_loop()
     until_s = loop.time() + PATIENCE_S
+    again = False
     while True:
         try:
-            return (await broker.jobs.publish_batch(queue, batch, msg_id=msg_id)).job
+            published = await broker.jobs.publish_batch(stored.queue, batch, msg_id=msg_id)
         except BrokerUnavailable:
             if loop.time() >= until_s:
                 raise
+        else:
+            stored.add(published.job.seq, len(batch))
+            stored.repeated += len(batch) if published.duplicate and not again else 0
+            return
+        again = True
         await asyncio.sleep(RETRY_S)

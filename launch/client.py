@@ -11,11 +11,12 @@ import os
 import re
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from launch.bulk import JobIds, submit_all
 from launch.core.states import State
 from launch.errors import LaunchError, NotFound, Problem, SpecError
 from launch.handle import Job
@@ -28,7 +29,6 @@ from launch.settings import Endpoint
 from launch.subjects import MAX_SPEC_BYTES, JobId, Priority
 
 if TYPE_CHECKING:
-    from launch.bulk import JobIds
     from launch.code import Progress, Shipped
     from launch.listing import Listing
 
@@ -113,7 +113,7 @@ class Client:
         (no such queue), `QueueFull`, `SpecError` (the types disagree, the queue takes no such type, too large),
         `LaunchError` (a `msg_id` that fits in no header, a folder that can't be packed), `StoreError`.
         """
-        _check_msg_id(msg_id)
+        check_msg_id(msg_id)
         job_type = _one_type(job_type, spec)
         job_type = _type_in(await self._spec_of(queue), job_type)
         if code is not None:
@@ -137,30 +137,25 @@ class Client:
 
         They are stored in batches of 1,000, each whole or not at all; `specs` may be a generator, and is never held in
         memory as a whole. `progress` hears how many of `specs` are stored. With `msg_id` a repeat of the same specs
-        within the queue's window of two minutes is recognised, batch by batch: other or more specs want another id.
-        `skip` leaves out the first so many specs, which are stored.
+        within the queue's window of two minutes is recognised, batch by batch (`JobIds.repeated` says how many); other
+        specs, or more or fewer in a batch that is known, are refused: they want another id. `skip` leaves out the
+        first so many specs, which are stored.
 
         Raises `NotFound`, and `BulkInterrupted` for whatever ends it early, a spec that `submit` would refuse too: that
         says what is stored, and how to go on without a double.
         """
-        from launch.bulk import submit_all
-
-        _check_msg_id(msg_id)
+        check_msg_id(msg_id)
         if skip < 0:
             raise LaunchError(f"can't skip {skip} jobs", hint="allowed: 0 or more")
         found = await self.broker.queues.get(queue)
 
-        def jobs() -> Iterator[NewJob]:
+        async def jobs() -> AsyncGenerator[NewJob]:
             # Those that are stored are not even looked at: a repeat has to begin while the broker knows it for one.
             for number, spec in enumerate(itertools.islice(specs, skip, None), skip):
-                try:
-                    named = _type_in(found, _one_type(job_type, spec))
-                    yield NewJob(named, priority, _body(spec, named))
-                except SpecError as error:
-                    raise SpecError(f"job {number + 1}: {error.source}", error.problems) from error
+                yield new_job(found, spec, job_type, priority, source=f"job {number + 1}")
 
         msg_id = msg_id or secrets.token_hex(8)
-        return await submit_all(self.broker, queue, jobs(), msg_id=msg_id, skip=skip, progress=progress)
+        return await submit_all(self.broker, JobIds(queue), jobs(), msg_id=msg_id, skip=skip, progress=progress)
 
     async def ship(self, folder: Path, *, limit_bytes: int | None = None, progress: Progress | None = None) -> Shipped:
         """Put a folder where jobs find it, unless it is there; the result's `ref` goes into a `JobSpec` as its `code`.
@@ -282,7 +277,16 @@ class Client:
         raise LaunchError("the watch of agents ended early")  # a broker that breaks its contract
 
 
-def _check_msg_id(msg_id: str | None) -> None:
+def new_job(queue: QueueSpec, spec: JobSpec, job_type: str | None, priority: Priority, *, source: str) -> NewJob:
+    """One of many, as it is published. Raises `SpecError`, which says that it is about `source`."""
+    try:
+        named = _type_in(queue, _one_type(job_type, spec))
+        return NewJob(named, priority, _body(spec, named))
+    except SpecError as error:
+        raise SpecError(f"{source}: {error.source}", error.problems) from error
+
+
+def check_msg_id(msg_id: str | None) -> None:
     """Raises `LaunchError` for one that fits in no header."""
     if msg_id is not None and (not msg_id.strip() or _CONTROL.search(msg_id)):
         raise LaunchError(f"{msg_id[:80]!r} can't be a message id", hint="allowed: text without control characters")

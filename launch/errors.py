@@ -67,6 +67,10 @@ class QueueFull(LaunchError):
     """The queue's stream is at its size limit and refused the job; nothing was stored."""
 
 
+class OtherBatch(LaunchError):
+    """Under this message id another batch was stored before: other jobs, or more or fewer. Nothing was stored now."""
+
+
 class BrokerError(LaunchError):
     """NATS answered with an error that no more specific class describes."""
 

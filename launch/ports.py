@@ -202,7 +202,8 @@ class Jobs(Protocol):
         """Store up to 1,000 jobs, all of them or none; returns the first, and the others' ids follow it without a gap.
 
         A repeat of the same jobs with the same `msg_id` within the queue's window is recognised and not stored again.
-        Raises as `publish` does; after `BrokerUnavailable` a repeat tells whether they are stored.
+        Raises as `publish` does, and `OtherBatch` if the `msg_id` is known for other jobs, or more, or fewer (one alone
+        is only known by its place); after `BrokerUnavailable` a repeat tells whether they are stored.
         """
         ...
 

@@ -74,19 +74,23 @@ def parse_queue_yaml(text: str, *, source: str) -> QueueSpec:
 
 def parse_job_json(body: bytes, *, source: str) -> JobSpec:
     """A job spec from the body of a message, however it was made."""
+    return build(JobSpec, parse_json(body, source=source), source=source)
+
+
+def parse_json(body: bytes, *, source: str) -> object:
+    """What a job's JSON holds, before it is taken for a spec. Raises `SpecError`."""
     if len(body) > MAX_SPEC_BYTES:
         problem = Problem("", f"found a body of {len(body)} bytes", f"allowed: at most {MAX_SPEC_BYTES}")
         raise SpecError(source, [problem])
     if not body.strip():
         raise SpecError(source, [Problem("", "found an empty body", "allowed: a JobSpec as a JSON object")])
     try:
-        tree = json.loads(body, parse_int=str, parse_float=str, parse_constant=str, object_pairs_hook=_unique_pairs)
+        return json.loads(body, parse_int=str, parse_float=str, parse_constant=str, object_pairs_hook=_unique_pairs)
     except _DuplicateKey as error:
         raise SpecError(source, [Problem(str(error), "found it twice", "allowed: each key once")]) from None
     except (ValueError, RecursionError) as error:
         found = f"found a body that is not JSON ({error})"
         raise SpecError(source, [Problem("", found, "allowed: a JobSpec as a JSON object")]) from None
-    return build(JobSpec, tree, source=source)
 
 
 def build(model: type[S], tree: object, *, source: str) -> S:

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 
-from launch.errors import NotFound, QueueFull
+from launch.errors import NotFound, OtherBatch, QueueFull
 from launch.ports import Broker, NewJob
 from launch.subjects import JobId, Priority, WorkConsumer
 from tests.contract.broker_world import TRAIN, World, queue_spec, take
@@ -222,6 +222,18 @@ async def test_a_repeated_batch_is_recognised(broker: Broker, other: Broker, que
     alone = await other.jobs.publish_batch(queue, new_jobs(1), msg_id="b")
     assert (alone.job.seq, alone.duplicate) == (first.job.seq + 3, True)
     assert (await broker.jobs.depth(queue)).messages == 3
+
+
+@pytest.mark.parametrize("stored", [1, 3])
+async def test_another_batch_with_the_same_id_is_no_repeat(broker: Broker, queue: str, stored: int) -> None:
+    first = (await broker.jobs.publish_batch(queue, new_jobs(stored), msg_id="a")).job
+    await broker.jobs.discard(first)
+    for others in (new_jobs(5), new_jobs(2), [*new_jobs(2), *new_jobs(1)]):
+        with pytest.raises(OtherBatch, match="stored before"):
+            await broker.jobs.publish_batch(queue, others, msg_id="a")
+    assert (await broker.jobs.depth(queue)).messages == stored - 1
+    alone = await broker.jobs.publish_batch(queue, new_jobs(1), msg_id="a")
+    assert (alone.job, alone.duplicate) == (first, True)
 
 
 async def test_a_full_queue_takes_all_of_a_batch_or_none(broker: Broker, world: World, queue: str) -> None:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from launch.errors import BrokerError, LaunchError, NotFound
+from launch.errors import BrokerError, LaunchError, NotFound, OtherBatch
 from launch.ports import Clock, LogChunk, Published
 from launch.queue import QueueSpec
 from launch.subjects import HEADER_MSG_ID, JobId, WorkConsumer, parse_job_subject, scaler_report_key
@@ -110,14 +110,19 @@ class ServerState:
         return Published(job, duplicate)
 
     def publish_batch(self, queue: str, batch: Sequence[tuple[WorkConsumer, bytes]], msg_id: str) -> Published:
-        """Store all of these jobs, or none; the last has the message id. Raises `NotFound` or `QueueFull`."""
+        """Store all of these jobs, or none. Raises `NotFound`, `QueueFull` or `OtherBatch`.
+
+        The first has the message id, the last one that tells of the whole batch.
+        """
         stream = self.stream(queue)
-        before = len(batch) - 1
+        ids = [msg_id, *("" for _ in batch[2:]), f"{msg_id}/{len(batch)}/{hash(tuple(batch))}"][: len(batch)]
         known = stream.known(msg_id)
         if known is not None:
-            return Published(JobId(queue, known - before), True)
+            if stream.known(ids[-1]) is None:
+                raise OtherBatch(f"publish to {queue}: the batch {msg_id} was stored before, with other jobs")
+            return Published(JobId(queue, known), True)
         stream.check_room(sum(len(body) for _, body in batch) + len(msg_id) + len(HEADER_MSG_ID))
-        headers = [*({} for _ in range(before)), {HEADER_MSG_ID: msg_id}]
+        headers = [{HEADER_MSG_ID: one} if one else {} for one in ids]
         stored = [self.publish(queue, *job, header) for job, header in zip(batch, headers, strict=True)]
         return stored[0]
 

@@ -11,10 +11,11 @@ import pytest
 
 from agent.persist import until_heard
 from launch.adapters.nats import NatsBroker, connect
+from launch.adapters.nats.failures import ApiError
 from launch.adapters.nats.pull import Round
-from launch.errors import BrokerError, BrokerUnavailable
-from launch.ports import Delivery
-from launch.subjects import work_stream
+from launch.errors import BrokerError, BrokerUnavailable, BrokerUnsuitable
+from launch.ports import Delivery, NewJob
+from launch.subjects import Priority, work_stream
 from tests.contract.broker_world import TRAIN, queue_spec, take
 from tests.support.cluster import Cluster
 
@@ -75,6 +76,17 @@ async def test_a_queue_that_was_made_again_has_nothing_to_answer(broker: NatsBro
     async with asyncio.timeout(20):
         await broker.work.ack(delivery.reply)
     assert await broker.jobs.get(other) is not None
+
+
+async def test_a_server_that_takes_no_ids_in_batches_is_named(
+    broker: NatsBroker, queue_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def as_by_2_12_0(*_: object) -> dict[str, object]:
+        raise ApiError(400, 10177, "atomic publish unsupported header used: Nats-Msg-Id")
+
+    monkeypatch.setattr(broker.jobs, "_publish", as_by_2_12_0)
+    with pytest.raises(BrokerUnsuitable, match=r"2\.12\.0 takes no message ids.*allowed: 2\.12\.1 or later"):
+        await broker.jobs.publish_batch(queue_name, [NewJob("train", Priority.MEDIUM, b"{}")] * 3, msg_id="a")
 
 
 async def test_another_job_of_the_same_number_is_left_alone(broker: NatsBroker, queue_name: str) -> None:

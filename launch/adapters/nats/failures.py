@@ -52,6 +52,7 @@ WRONG_LAST_MSG_ID = 10070
 BATCH_LOST = (10176, 10210)
 """Not all of a batch has arrived over this connection, or the server has too many under way."""
 BATCH_REPEATED = 10201
+BATCH_HEADER_REFUSED = 10177
 STREAM_FULL = (10023, 10047, 10077)
 """Insufficient resources, and the stream's own limits: nothing was stored."""
 NO_ROOM = (10023, 10028, 10047)

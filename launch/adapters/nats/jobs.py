@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import builtins
 import contextlib
+import hashlib
 import json
 import secrets
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -15,6 +16,7 @@ from nats.aio.msg import Msg
 from launch import subjects
 from launch.adapters.nats.connection import REQUEST_TIMEOUT_S, Connection, header_of, parse_time, status_of
 from launch.adapters.nats.failures import (
+    BATCH_HEADER_REFUSED,
     BATCH_LOST,
     BATCH_REPEATED,
     MESSAGE_DELETE_FAILED,
@@ -29,7 +31,15 @@ from launch.adapters.nats.failures import (
 )
 from launch.adapters.nats.hints import hints
 from launch.adapters.nats.queues import consumer_of, list_consumers, read_depth, stream_info
-from launch.errors import BrokerError, BrokerUnavailable, LaunchError, NotFound, QueueFull
+from launch.errors import (
+    BrokerError,
+    BrokerUnavailable,
+    BrokerUnsuitable,
+    LaunchError,
+    NotFound,
+    OtherBatch,
+    QueueFull,
+)
 from launch.ports import Depth, Message, NewJob, Published
 from launch.subjects import JobId, Priority
 
@@ -91,23 +101,53 @@ class NatsJobs:
         batch = secrets.token_hex(8)
         named = {(job.job_type, job.priority): _subject(queue, job) for job in jobs}
         begin = f"NATS/1.0\r\n{_BATCH_ID}: {batch}\r\n{_BATCH_SEQUENCE}: ".encode()
+        known_as = f"\r\n{subjects.HEADER_MSG_ID}: {msg_id}".encode()
         await self._connection.publish_all(
-            (named[job.job_type, job.priority].encode(), b"%b%d\r\n\r\n" % (begin, number), job.body)
+            (
+                named[job.job_type, job.priority].encode(),
+                b"%b%d%b\r\n\r\n" % (begin, number, b"" if number > 1 else known_as),
+                job.body,
+            )
             for number, job in enumerate(before, 1)
         )
-        commit = {_BATCH_ID: batch, _BATCH_SEQUENCE: str(len(jobs)), _BATCH_COMMIT: "1", subjects.HEADER_MSG_ID: msg_id}
+        subject = _subject(queue, last)
+        whole = _whole_id(msg_id, [named[job.job_type, job.priority] for job in jobs], jobs) if before else msg_id
+        commit = {_BATCH_ID: batch, _BATCH_SEQUENCE: str(len(jobs)), _BATCH_COMMIT: "1", subjects.HEADER_MSG_ID: whole}
         try:
-            ack = await self._publish(queue, _subject(queue, last), last.body, commit)
+            ack = await self._publish(queue, subject, last.body, commit)
         except ApiError as error:
             if error.err_code in BATCH_LOST or error.passing:
                 raise BrokerUnavailable(f"publish to {queue}: {error.description}") from error
+            if error.err_code == BATCH_HEADER_REFUSED and subjects.HEADER_MSG_ID in error.description:
+                raise BrokerUnsuitable(
+                    f"publish to {queue}: nats-server 2.12.0 takes no message ids in batches",
+                    hint="allowed: 2.12.1 or later; or submit the jobs one by one",
+                ) from error
             if error.err_code != BATCH_REPEATED:
                 raise
-            ack = await self._repeated(queue, _subject(queue, last), msg_id)
+            ack = await self._repeated(queue, subject, msg_id, whole)
         return Published(JobId(queue, ack["seq"] - len(before)), bool(ack.get("duplicate")))
 
-    async def _repeated(self, queue: str, subject: str, msg_id: str) -> dict[str, Any]:
-        """The ack of the message that has this id already: a refused batch does not say which one that is.
+    async def _repeated(self, queue: str, subject: str, msg_id: str, whole: str) -> dict[str, Any]:
+        """The ack of the batch that was stored before, if that was this one: a refused batch does not say which it is.
+
+        Raises `OtherBatch` if another one has this `msg_id`.
+        """
+        if ack := await self._known(queue, subject, whole):
+            return ack
+        if whole != msg_id and (other := await self._known(queue, subject, msg_id)):
+            raise OtherBatch(
+                f"publish to {queue}: the batch {msg_id} was stored before, from {queue}/{other['seq']} on, with other "
+                "jobs, or with more or fewer",
+                hint="give what is not stored yet another message id",
+            )
+        raise BrokerError(
+            f"publish to {queue}: the batch {msg_id} was stored before, but its window ended just now",
+            hint=f"look with: launch jobs -q {queue}",
+        )
+
+    async def _known(self, queue: str, subject: str, msg_id: str) -> dict[str, Any] | None:
+        """The ack of the message that has this id, which may have been worked off.
 
         Told by a publish that is refused if there is none: no last message has the id that it expects.
         """
@@ -117,10 +157,7 @@ class NatsJobs:
         except ApiError as error:
             if error.err_code != WRONG_LAST_MSG_ID:
                 raise
-            raise BrokerError(
-                f"publish to {queue}: the batch {msg_id} was stored before, but its window ended just now",
-                hint=f"look with: launch jobs -q {queue}",
-            ) from error
+            return None
 
     async def get(self, job: JobId) -> Message | None:
         try:
@@ -214,6 +251,15 @@ class NatsCancels:
             return JobId.parse(f"{queue}/{msg.subject.rpartition('.')[2]}")
 
         return hints(self._connection, subjects.cancel_subject(queue), job_of)
+
+
+def _whole_id(msg_id: str, named: Sequence[str], jobs: Sequence[NewJob]) -> str:
+    """The id of a batch's last message: known only where a batch of the same jobs was stored, every one of them."""
+    digest = hashlib.blake2b(digest_size=12)
+    for subject, job in zip(named, jobs, strict=True):
+        digest.update(b"%b %d " % (subject.encode(), len(job.body)))
+        digest.update(job.body)
+    return f"{msg_id}/{len(jobs)}/{digest.hexdigest()}"
 
 
 def _subject(queue: str, job: NewJob) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Iterator
 
 import pytest
 
 from launch.bulk import BATCH_BYTES, BATCH_JOBS, BulkInterrupted, JobIds
 from launch.client import Client
-from launch.errors import BrokerUnavailable, LaunchError, NotFound, QueueFull, SpecError
+from launch.errors import BrokerUnavailable, LaunchError, NotFound, OtherBatch, QueueFull, SpecError
 from launch.job import JobSpec
 from launch.queue import QueueSpec
 from launch.subjects import JobId, Priority
@@ -148,6 +149,36 @@ async def test_what_can_t_be_is_refused_first(world: World, options: dict[str, o
     assert await world.images() == []
 
 
+async def test_a_repeat_with_more_jobs_is_no_repeat(world: World) -> None:
+    await world.client.submit_many("q", specs(1500), msg_id="a")
+    again = await world.client.submit_many("q", specs(1500), msg_id="a")
+    assert (len(again), again.repeated) == (1500, 1500)
+    with pytest.raises(BulkInterrupted, match=r"first 1000 jobs.*job 1001 was stored .*another message id") as caught:
+        await world.client.submit_many("q", specs(1700), msg_id="a")
+    assert isinstance(caught.value.__cause__, OtherBatch)
+    assert (caught.value.done, len(caught.value.stored)) == (1000, 1000)
+    assert await world.images() == names(1500)
+    rest = await world.client.submit_many("q", specs(1700), msg_id="b", skip=1500)
+    assert (len(rest), rest.repeated) == (200, 0)
+    assert await world.images() == names(1700)
+
+
+async def test_what_is_stored_by_this_call_and_what_in_all(world: World) -> None:
+    await world.client.submit_many("q", specs(500))
+    with pytest.raises(BulkInterrupted) as caught:
+        await world.client.submit_many("q", specs(2500, bad=2000), skip=500)
+    assert (caught.value.done, len(caught.value.stored)) == (1500, 1000)
+
+
+async def test_none_stored_is_said_so(world: World) -> None:
+    with pytest.raises(BulkInterrupted, match=r"stored no job: job 1: .*skip=0"):
+        await world.client.submit_many("q", specs(10, bad=0))
+
+
+def test_its_type_hints_can_be_read() -> None:
+    assert typing.get_type_hints(Client.submit_many)["return"] is JobIds
+
+
 def test_ids_are_a_sequence() -> None:
     ids = JobIds("q")
     assert (len(ids), list(ids), repr(ids)) == (0, [], "<0 jobs of q: >")
@@ -158,6 +189,7 @@ def test_ids_are_a_sequence() -> None:
     assert [ids[n] for n in range(-6, 6)] == wanted * 2
     assert ids[1:5:2] == wanted[1:5:2]
     assert repr(ids) == "<6 jobs of q: 5-9, 20>"
+    assert ids.spans() == [(wanted[0], wanted[4]), (wanted[5], wanted[5])]
     with pytest.raises(IndexError):
         ids[6]
 
