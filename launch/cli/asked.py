@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+from typing import TYPE_CHECKING
 
 import typer
+
+from launch.cli.output import note
+
+if TYPE_CHECKING:
+    from launch.job import JobSpec
 
 _INPUT = re.compile(r"(?P<source>(?:s3://)?[^:]*)(?::(?P<path>/.*))?", re.DOTALL)
 
@@ -37,6 +43,22 @@ def inputs(texts: list[str]) -> list[dict[str, str]]:
         kind = "s3" if match["source"].startswith("s3:") else "job"
         found.append({kind: match["source"], **({"path": match["path"]} if match["path"] else {})})
     return found
+
+
+WARNED_OF = 20
+
+
+def warn_of_secrets(spec: JobSpec, told: set[str]) -> None:
+    """Say which variables look like secrets, but for those that were `told` of; of many jobs, 20 variables at most."""
+    from launch.core.suspects import suspects
+
+    for name in suspects(spec.env):
+        if name not in told and len(told) < WARNED_OF:
+            told.add(name)
+            note(
+                f"warning: the value of {name} looks like a secret, and whoever reads the queue can read it; write "
+                f"--secret {name}=NAME, or in the file {name}: {{secret: NAME}}, and the agent looks NAME up"
+            )
 
 
 def size(text: str, option: str) -> int:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from launch.cli.asked import environment, inputs, size
-from launch.cli.options import ServerOption, named, one_of
-from launch.cli.output import note, write
+from launch.cli.asked import environment, inputs, size, warn_of_secrets
+from launch.cli.options import JsonOption, ServerOption, named, one_of
+from launch.cli.output import note, write, write_json
 from launch.cli.session import with_client
 from launch.subjects import Priority
 
@@ -76,13 +76,29 @@ def submit(
     msg_id: Annotated[
         str | None, typer.Option("--msg-id", metavar="ID", help="Makes a repeat of this submit the same job.")
     ] = None,
+    many: Annotated[
+        Path | None,
+        typer.Option(
+            "--many", metavar="FILE|-", help="Submit a job for each line of JSON; other options are their defaults."
+        ),
+    ] = None,
+    skip: Annotated[
+        int, typer.Option("--skip", metavar="N", min=0, help="With --many: leave out the first N, which are stored.")
+    ] = 0,
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Show its output, and exit with its exit code.")
     ] = False,
+    as_json: JsonOption = False,
     server: ServerOption = None,
 ) -> None:
-    """Submit a job and print its id."""
+    """Submit a job, or many, and print their ids."""
     from launch.specfile import load_job_and_code
+
+    if follow and (many or as_json):
+        other = "--many; see how the queue gets on with: launch queue show QUEUE" if many else "--json"
+        raise typer.BadParameter(f"it does not go with {other}", param_hint="--follow")
+    if skip and not many:
+        raise typer.BadParameter("it goes with --many", param_hint="--skip")
 
     given = {
         "image": image,
@@ -98,11 +114,15 @@ def submit(
     }
     base, folder = load_job_and_code(config) if config else (None, None)
     limit_bytes = size(code_limit, "--code-limit") if code_limit is not None else None
-    spec = merged(base, given)
     folder = code or folder
+    if many:
+        from launch.cli.many import Asked, submit_many
+
+        defaults = overlaid(base, {**given, "job_type": job_type})
+        submit_many(ctx, server, Asked(queue, many, defaults, priority, msg_id, skip, as_json, folder, limit_bytes))
     _submit(
-        ctx, server, queue, spec,
-        job_type=job_type, priority=priority, msg_id=msg_id, follow=follow, folder=folder, limit_bytes=limit_bytes,
+        ctx, server, queue, merged(base, given), job_type=job_type, priority=priority, msg_id=msg_id,
+        follow=follow, as_json=as_json, folder=folder, limit_bytes=limit_bytes,
     )  # fmt: skip
 
 
@@ -116,13 +136,18 @@ def submit_file(ctx: typer.Context, server: str | None, *, queue: str, job_type:
 
 
 def merged(base: JobSpec | None, given: dict[str, Any]) -> JobSpec:
-    """`base` with what the command line gives laid over it. Raises `SpecError`.
-
-    Env and resources are laid over key by key, inputs and artifacts are added; all else is replaced.
-    """
+    """`base` with what the command line gives laid over it. Raises `SpecError`."""
     from launch.job import JobSpec
     from launch.specfile import build
 
+    return build(JobSpec, overlaid(base, given), source="the command line")
+
+
+def overlaid(base: JobSpec | None, given: dict[str, Any]) -> dict[str, Any]:
+    """The same as the tree of a spec, which may lack what a spec needs.
+
+    Env and resources are laid over key by key, inputs and artifacts are added; all else is replaced.
+    """
     tree: dict[str, Any] = base.model_dump(exclude_unset=True) if base else {}
     for key, value in given.items():
         if isinstance(value, dict):
@@ -134,7 +159,7 @@ def merged(base: JobSpec | None, given: dict[str, Any]) -> JobSpec:
                 tree[key] = [*tree.get(key, ()), *value]
         elif value is not None and value != []:
             tree[key] = value
-    return build(JobSpec, tree, source="the command line")
+    return tree
 
 
 def _submit(
@@ -147,11 +172,12 @@ def _submit(
     priority: Priority = Priority.MEDIUM,
     msg_id: str | None = None,
     follow: bool = False,
+    as_json: bool = False,
     folder: Path | None = None,
     limit_bytes: int | None = None,
 ) -> None:
     submitted = ""
-    _warn_of_secrets(spec)
+    warn_of_secrets(spec, set())
 
     async def main(client: Client) -> int:
         nonlocal submitted
@@ -165,6 +191,9 @@ def _submit(
         submitted = str(job.id)
         if job.duplicate:
             note(f"{job.id} has been submitted before with this --msg-id; nothing was added")
+        if as_json:
+            write_json({"id": submitted, "duplicate": job.duplicate})
+            return 0
         if not follow:
             write(submitted)
             if sys.stdout.isatty():
@@ -182,13 +211,3 @@ def _submit(
             note(f"left {submitted}, which goes on; see it again: launch logs -f {submitted}")
         raise typer.Exit(130) from None
     raise typer.Exit(code)
-
-
-def _warn_of_secrets(spec: JobSpec) -> None:
-    from launch.core.suspects import suspects
-
-    for name in suspects(spec.env):
-        note(
-            f"warning: the value of {name} looks like a secret, and whoever reads the queue can read it; write "
-            f"--secret {name}=NAME, or in the file {name}: {{secret: NAME}}, and the agent looks NAME up"
-        )
