@@ -19,6 +19,7 @@ from agent.core.outcome import Unready
 from agent.core.policy import denials
 from agent.holds import Holds
 from agent.images import Images
+from agent.next_container import NextContainer
 from agent.reading import read_job
 from launch.errors import LaunchError
 from launch.job import JobSpec, Pull
@@ -49,8 +50,12 @@ class Ahead:
         job_types: Sequence[str] | None,
         policy: AgentPolicy,
         at_most: int,
+        container: NextContainer,
     ) -> None:
-        """`queue` gives the queue's spec as it is now; `at_most` so many images are fetched before they are wanted."""
+        """`queue` gives the queue's spec as it is now; `at_most` so many images are fetched before they are wanted.
+
+        `container` hears what comes next.
+        """
         self._broker = broker
         self._images = images
         self._holds = holds
@@ -58,13 +63,14 @@ class Ahead:
         self._job_types = job_types
         self._policy = policy
         self._at_most = at_most
+        self._container = container
         self._changed = holds.watch()
         self._tried: dict[str, float] = {}
         """Images whose turn has been, and when, by the loop's clock."""
 
     async def run(self) -> None:
         """Look and fetch until cancelled."""
-        while self._at_most > 0:
+        while self._at_most > 0 or self._container.on:
             while not self._busy():
                 self._changed.clear()
                 if not self._busy():
@@ -85,19 +91,21 @@ class Ahead:
         async with aclosing(self._broker.jobs.notices(self._queue().queue_name)) as notices:
             await anext(notices)  # from here on nothing is missed
             messages = await self._broker.jobs.upcoming(self._queue().queue_name, self._job_types, LOOK_JOBS)
-            wanted = self._wanted([*self._holds.kept_back(), *self._read(messages)])
+            upcoming = self._read(messages)
+            self._container.line(upcoming)
+            wanted = self._wanted([*self._holds.kept_back(), *(spec for _, spec in upcoming)])
             if not wanted:
                 await self._news(notices if len(messages) < LOOK_JOBS else None)
         for image in wanted:
             if self._busy():
                 await self._fetch(image)
 
-    def _read(self, messages: Sequence[Message]) -> list[JobSpec]:
+    def _read(self, messages: Sequence[Message]) -> list[tuple[Message, JobSpec]]:
         """The jobs among these messages; of the others whoever takes them will say what is wrong."""
         specs = []
         for message in messages:
             try:
-                specs.append(read_job(message, self._queue()))
+                specs.append((message, read_job(message, self._queue())))
             except LaunchError:
                 continue
             except Exception:  # a defect of ours that this message brings out must not end the agent

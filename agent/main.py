@@ -35,6 +35,7 @@ from agent.intake import Intake
 from agent.lease import keep_leases
 from agent.metrics import Reporting
 from agent.netns import NetworkPool
+from agent.next_container import NextContainer
 from agent.ports import Engine, EngineInfo
 from agent.presence import Identity, Presence, policy_told
 from agent.recovery import recover
@@ -150,6 +151,16 @@ class Agent:
         )
         registries = registries or Registries(secrets)
         self._images = Images(engine, registries, lambda: self._queue.registry_auth, self._room)
+        self._next = NextContainer(
+            engine,
+            broker.work,
+            self._holds,
+            secrets,
+            agent_id=agent_id,
+            queue=lambda: self._queue,
+            policy=settings.policy,
+            on=settings.container_ahead,
+        )
         services = Services(
             engine=engine,
             broker=broker,
@@ -164,6 +175,7 @@ class Agent:
             images=self._images,
             reporting=Reporting(broker.metrics, engine, clock, self._usage),
             networks=self._networks,
+            next=self._next,
             queue=lambda: self._queue,
         )
         self._runner = Runner(services)
@@ -228,6 +240,7 @@ class Agent:
                 task.cancel()
         await self._presence.leave()
         await self._networks.close()
+        await self._next.close()
         await self._images.close()
         await self._stores.close()
         _log.info("agent stopped", agent=self._agent_id)
@@ -269,16 +282,20 @@ class Agent:
                 job_types=self._settings.job_types,
                 policy=self._settings.policy,
                 at_most=self._settings.images_ahead,
+                container=self._next,
             )
             taking = jobs.create_task(intake.run(), name="intake")
             looking = jobs.create_task(ahead.run(), name="images ahead")
+            making = jobs.create_task(self._next.run(), name="container ahead")
             stopping = jobs.create_task(stop.wait(), name="stop")
             await asyncio.wait({taking, stopping}, return_when=asyncio.FIRST_COMPLETED)
             taking.cancel()
             looking.cancel()
-            await asyncio.wait({taking, looking})
+            making.cancel()
+            await asyncio.wait({taking, looking, making})
             self._presence.drain()
             _log.info("draining", jobs=len(self._holds))
+            await self._next.close()
             jobs.create_task(self._bound_drain(), name="bound of the drain")
 
     async def _bound_drain(self) -> None:

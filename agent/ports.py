@@ -197,6 +197,10 @@ class Engine(Protocol):
         """
         ...
 
+    async def rename(self, container: str, name: str) -> None:
+        """Give a container another name. Status 404 if it is not there, 409 if another has that name."""
+        ...
+
     async def start(self, container: str) -> None:
         """Start it. A command that can't be executed is an `EngineError`; the container stays `created`."""
         ...

@@ -25,6 +25,7 @@ from launch.subjects import (
     LABEL_SEQ,
     LABEL_SUBMITTED,
     JobId,
+    next_container_name,
 )
 
 ENGINE_RETRY_S = 1.0
@@ -40,7 +41,8 @@ async def recover(engine: Engine, claims: Claims, networks: NetworkPool, agent_i
     for container in left:
         if LABEL_KEEPER in container.labels:
             continue
-        hold = await _look(claims, container)
+        made_ahead = container.name == next_container_name(agent_id)
+        hold = Leftover.DISCARD if made_ahead else await _look(claims, container)
         if hold is None:
             continue
         if isinstance(hold, Hold):

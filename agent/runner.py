@@ -225,10 +225,13 @@ class Runner:
         self._services.networks.join(name, config)
         # Cancelled half-way, the engine would still make the container, or start it, when the job's end is recorded.
         hold.made = True
-        container = await seen_through(make(self._engine, name, config))
+        container = await self._services.next.take(hold.job, name, config, image.id)
+        if container is None:
+            container = await seen_through(make(self._engine, name, config))
         workspace = await Workspace.of(self._services, hold, container)
         await workspace.fill(image, workdir)
         await seen_through(self._engine.start(container))
+        self._services.next.started()
         if left is not None and left.id == container:
             env = _read(left.env)  # made by an earlier process, with what the secrets were then
         return _Started(container, self._clock.now(), workspace, env)

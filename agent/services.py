@@ -11,6 +11,7 @@ from agent.holds import Holds
 from agent.images import Images
 from agent.metrics import Reporting
 from agent.netns import NetworkPool
+from agent.next_container import NextContainer
 from agent.ports import Engine
 from agent.secrets import Secrets
 from agent.settings import AgentSettings
@@ -36,5 +37,6 @@ class Services:
     images: Images
     reporting: Reporting
     networks: NetworkPool
+    next: NextContainer
     queue: Callable[[], QueueSpec]
     """The queue's spec as it is now."""

@@ -388,6 +388,13 @@ class Work(Protocol):
         """
         ...
 
+    def token(self, message: Message) -> str:
+        """A reply token for the delivery of this message that whoever gets it holds, good for every answer below.
+
+        For who must write one down before there is a delivery; the delivery's own is the better one.
+        """
+        ...
+
     async def ack(self, reply: str) -> None:
         """Take the job out of the queue for good; returns when the broker has confirmed it.
 

@@ -294,6 +294,11 @@ def container_name(job: JobId, attempt: int) -> str:
     return f"launch-{job.queue}-{job.seq}-{attempt}"
 
 
+def next_container_name(agent_id: str) -> str:
+    """Of the one container that an agent has made for a job which nobody holds yet: never that of a job's."""
+    return f"launch-next.{agent_id}"
+
+
 # -- pull requests --------------------------------------------------------------------------------------------------
 
 PULL_GROUP = "agents"

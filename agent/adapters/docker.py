@@ -79,6 +79,12 @@ class DockerEngine(EngineImages, EngineTalk):
                         return existing.id
                     await asyncio.sleep(_ADOPT_PAUSE_S)
 
+    async def rename(self, container: str, name: str) -> None:
+        """Give a container another name."""
+        with self._translated("rename"):
+            async with asyncio.timeout(CHANGE_LIMIT_S):
+                await self._container(container).rename(name)
+
     async def start(self, container: str) -> None:
         """Start it; no error if it runs."""
         with self._translated("start", ignore=(_NOT_MODIFIED,)):

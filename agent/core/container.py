@@ -131,6 +131,14 @@ def same_attempt(present: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
     return all(present.get(key) == wanted.get(key) for key in ATTEMPT_LABELS)
 
 
+def same_container(made: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether a container made from one body is what the other asks for; the ack token may be newer."""
+    return {**made, "Labels": {**made["Labels"], LABEL_ACK: ""}} == {
+        **wanted,
+        "Labels": {**wanted["Labels"], LABEL_ACK: ""},
+    }
+
+
 def working_directory(spec: JobSpec, image: ImageInfo) -> str | None:
     """Where the job starts, and its code goes; None for what the image says (with code it always has a name)."""
     if spec.workdir is not None or spec.code is None:

@@ -161,6 +161,26 @@ async def test_what_comes_next_is_what_nobody_was_given_most_urgent_first(
         await broker.jobs.upcoming("no-such-queue", None, 1)
 
 
+async def test_what_is_seen_ahead_is_what_comes_and_its_token_answers_the_delivery(broker: Broker, queue: str) -> None:
+    async with working(broker, queue, "train"):
+        await publish(broker, queue, 3)
+        await until_status(broker, queue, TRAIN, pending=3)
+        seen = await broker.jobs.upcoming(queue, None, 3)
+        taken = await take(broker, queue, 3)
+        assert [delivery.message for delivery in taken] == seen
+        acked, withdrawn, given_back = (broker.work.token(message) for message in seen)
+        await broker.work.progress([acked])
+        await broker.work.ack(acked)
+        await broker.work.term(withdrawn, why="a test")
+        await broker.work.nak(given_back)
+        [again] = await broker.work.pull_wait(queue, [TRAIN], rank=0, wait_s=5)
+        assert (again.message.job, again.delivered) == (seen[2].job, 2)
+        # The token is that of any delivery, not of the first alone; and once more does no harm.
+        await broker.work.ack(given_back)
+        await broker.work.ack(given_back)
+        assert (await broker.jobs.depth(queue)).messages == 0
+
+
 # -- pulling --------------------------------------------------------------------------------------------------------
 
 

@@ -76,6 +76,23 @@ async def test_a_name_of_another_attempt_is_refused(lab: Lab) -> None:
     assert await lab.create(TRUE, labels={LABEL_SUBMITTED: "one life", LABEL_ACK: "a later delivery's"}) == first
 
 
+async def test_a_container_gets_another_name_and_leaves_its_old_one_free(lab: Lab) -> None:
+    container = await lab.create(TRUE, name="before")
+    await lab.engine.rename(container, f"{lab.mark}-after")
+    seen = await lab.see(f"{lab.mark}-after")
+    assert (seen.id, seen.name, seen.state) == (container, f"{lab.mark}-after", "created")
+    assert await lab.engine.inspect(f"{lab.mark}-before") is None
+    other = await lab.create(TRUE, name="before")
+    assert other != container
+    with pytest.raises(EngineError) as caught:
+        await lab.engine.rename(other, f"{lab.mark}-after")
+    assert (caught.value.step, caught.value.status) == ("rename", 409)
+    await lab.engine.remove(other)
+    with pytest.raises(EngineError) as caught:
+        await lab.engine.rename(other, f"{lab.mark}-later")
+    assert (caught.value.step, caught.value.status) == ("rename", 404)
+
+
 async def test_many_creates_of_one_name_make_one_container(lab: Lab) -> None:
     assert len({*await asyncio.gather(*(lab.create(TRUE) for _ in range(8)))}) == 1
 

@@ -7,8 +7,8 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 
 from launch.errors import BrokerError, BrokerUnavailable
-from launch.ports import Delivery
-from launch.subjects import JobId, Priority, WorkConsumer, queue_of_stream
+from launch.ports import Delivery, Message
+from launch.subjects import JobId, Priority, WorkConsumer, queue_of_stream, work_stream
 from tests.fakes.broker_link import Inbox, Link
 from tests.fakes.broker_queues import urgency
 from tests.fakes.broker_server import ServerState
@@ -87,6 +87,9 @@ class FakeWork:
         if pull.refused:
             raise BrokerError(f"pull from '{queue}': the queue was deleted")
         return pull.deliveries
+
+    def token(self, message: Message) -> str:
+        return f"$JS.ACK.{work_stream(message.job.queue)}.{message.consumer.name}.1.{message.job.seq}.1"
 
     async def ack(self, reply: str) -> None:
         async with self._link.request():

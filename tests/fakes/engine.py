@@ -259,6 +259,15 @@ class FakeEngine:
         self._reply("create")
         return found.id
 
+    async def rename(self, container: str, name: str) -> None:
+        """Give a container another name."""
+        await self._call("rename", name)
+        found, other = self._of(container, "rename"), self._find(name)
+        if other is not None:
+            raise EngineError("rename", 409, f"the name {name} is in use by container {other.id}")
+        found.name = name
+        self._reply("rename")
+
     async def start(self, container: str) -> None:
         """Start it; no error if it runs."""
         await self._call("start", container)

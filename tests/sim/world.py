@@ -464,6 +464,9 @@ class Grip:
     async def create(self, name: str, config: Mapping[str, Any]) -> str:
         return await self._tell("create", lambda: self._engine.create(name, config))
 
+    async def rename(self, container: str, name: str) -> None:
+        await self._tell("rename", lambda: self._engine.rename(container, name))
+
     async def start(self, container: str) -> None:
         await self._tell("start", lambda: self._engine.start(container))
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import nats.errors
@@ -22,6 +23,9 @@ from launch.subjects import JobId, WorkConsumer
 _ENDED = (404, 408)
 _NOBODY = 503
 _REFUSED = 409
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SHORT_TOKEN, _TIME_OF_SHORT, _TIME_OF_LONG = 9, 7, 9
+"""Parts of a reply token, without and with the domain and account, and where the time is in either."""
 
 
 class Round:
@@ -111,6 +115,13 @@ def _delivery(queue: str, msg: Msg) -> Delivery:
     metadata = msg.metadata
     _, consumer = subjects.parse_job_subject(msg.subject)
     message = Message(
-        JobId(queue, metadata.sequence.stream), consumer, msg.data, metadata.timestamp, dict(msg.headers or {})
+        JobId(queue, metadata.sequence.stream), consumer, msg.data, _published_at(msg.reply), dict(msg.headers or {})
     )
     return Delivery(message, msg.reply, metadata.num_delivered)
+
+
+def _published_at(reply: str) -> datetime:
+    """When the message was stored, to the microsecond as `parse_time` has it: nats-py goes through a float."""
+    parts = reply.split(".")
+    nanoseconds = int(parts[_TIME_OF_SHORT if len(parts) == _SHORT_TOKEN else _TIME_OF_LONG])
+    return _EPOCH + timedelta(microseconds=nanoseconds // 1000)

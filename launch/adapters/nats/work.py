@@ -27,7 +27,7 @@ from launch.adapters.nats.queues import (
     stream_info,
 )
 from launch.errors import BrokerUnavailable, LaunchError
-from launch.ports import Delivery
+from launch.ports import Delivery, Message
 from launch.subjects import Priority, WorkConsumer
 
 MAX_WAITING = 100_000
@@ -184,6 +184,12 @@ class NatsWork:
         self._connection.in_background(task)
 
     # -- answering ----------------------------------------------------------------------------------------------
+
+    def token(self, message: Message) -> str:
+        # The server goes by stream, consumer and the message's sequence, `take_out` by the time, too; nobody reads how
+        # often it was delivered, as which message of the consumer, and what was left then.
+        job, stored_at = message.job, round(message.published_at.timestamp() * 1e6) * 1000
+        return f"$JS.ACK.{subjects.work_stream(job.queue)}.{message.consumer.name}.1.{job.seq}.1.{stored_at}.0"
 
     async def ack(self, reply: str) -> None:
         await self._answer(reply, b"+ACK", "ack a job")
