@@ -10,7 +10,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO
@@ -58,16 +58,17 @@ async def agent(
     max_jobs: int,
     engine: Path | None = None,
     policy: Path | None = None,
+    more: Sequence[str] = (),
 ) -> AsyncIterator[int]:
     """A queue and an agent for it, as a process of its own; yields its pid once it takes work.
 
-    `engine` is the socket that it reaches the engine by, if not the engine's own; `policy` its `agent.yaml`. What it
-    says is in `AGENT_LOG`.
+    `engine` is the socket that it reaches the engine by, if not the engine's own; `policy` its `agent.yaml`, `more`
+    what else is on its command line. What it says is in `AGENT_LOG`.
     """
     await link.queues.apply(QueueSpec(queue_name=queue, provider=StaticProvider()))
     with TemporaryDirectory() as folder, _log() as log:
         command = ["-m", "launch", "agent", "--queue", queue, "--data-dir", folder, "--server", url]
-        command += ["--max-jobs", str(max_jobs)]
+        command += ["--max-jobs", str(max_jobs), *more]
         if policy is not None:
             command += ["--policy", str(policy)]
         surroundings = {**os.environ, "DOCKER_HOST": f"unix://{engine or SOCKET}"}

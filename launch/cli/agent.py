@@ -72,6 +72,14 @@ def agent(
             help="How many images of the next jobs to fetch while there is no room for these.",
         ),
     ] = 2,
+    container_ahead: Annotated[
+        bool,
+        typer.Option(
+            "--container-ahead/--no-container-ahead",
+            envvar="LAUNCH_CONTAINER_AHEAD",
+            help="Whether to make the next job's container while there is no room for it.",
+        ),
+    ] = True,
     keep_disk_free: Annotated[
         str | None,
         typer.Option(
@@ -150,6 +158,7 @@ def agent(
         secrets=_secrets(secrets or ["env"]),
         policy=load_policy(policy) if policy is not None else AgentPolicy(),
         images_ahead=images_ahead,
+        container_ahead=container_ahead,
         keep_disk_free_bytes=_amount(keep_disk_free, "--keep-disk-free"),
         docker_host=os.environ.get("DOCKER_HOST") or None,
         presence_ttl_s=seconds(presence_ttl, "--presence-ttl"),
