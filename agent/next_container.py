@@ -105,12 +105,16 @@ class NextContainer:
             except (EngineError, EngineUnavailable) as error:
                 _log.info("no container made ahead", error=error.message)
                 self._line.clear()
+            except Exception:  # a defect of ours that a job brings out must not end the agent
+                _log.exception("the agent failed to make a container ahead")
+                self._line.clear()
             try:
                 async with asyncio.timeout(IDLE_S if self._made or self._left else None):
                     await self._news.wait()
             except TimeoutError:
                 if self._made is not None and not self._busy() and self._holds.get(self._made.job) is None:
                     self._give_up()
+                    self._line.clear()
 
     async def take(self, job: JobId, name: str, config: Mapping[str, Any], image: str) -> str | None:
         """The container for this claimed job, now with its name; None if there is none, or not what is wanted now."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from agent import next_container
 from agent.next_container import IDLE_S
 from agent.ports import EngineError, ImageInfo
 from launch.core.states import State
@@ -201,6 +202,22 @@ async def test_a_create_whose_answer_is_lost_leaves_nothing() -> None:
         await world.until(second, State.RUNNING)
         await asyncio.sleep(3 * IDLE_S)
         assert [one.name for one in world.engine.containers.values()] == [container_name(second, 1)]
+
+
+@simulated
+async def test_a_defect_that_a_job_brings_out_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise KeyError("no such mount")
+
+    world = make_world()
+    with monkeypatch.context() as patch:
+        patch.setattr(next_container, "container_config", fail)
+        async with world.agent(max_jobs=1):
+            first = await running(world)
+            second = world.submit(command=HOLD)
+            await asyncio.sleep(30)
+            finish(world, first)
+            await world.until(second, State.RUNNING)
 
 
 @pytest.mark.parametrize("how", ["stop", "abort"])
