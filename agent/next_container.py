@@ -106,7 +106,8 @@ class NextContainer:
                 _log.info("no container made ahead", error=error.message)
                 self._line.clear()
             except Exception:  # a defect of ours that a job brings out must not end the agent
-                _log.exception("the agent failed to make a container ahead")
+                log = _log.bind(jobs=[str(message.job) for message, _ in self._line])
+                log.exception("the agent failed to make a container ahead")
                 self._line.clear()
             try:
                 async with asyncio.timeout(IDLE_S if self._made or self._left else None):
