@@ -255,10 +255,9 @@ class NatsCancels:
 
 def _whole_id(msg_id: str, named: Sequence[str], jobs: Sequence[NewJob]) -> str:
     """The id of a batch's last message: known only where a batch of the same jobs was stored, every one of them."""
-    digest = hashlib.blake2b(digest_size=12)
-    for subject, job in zip(named, jobs, strict=True):
-        digest.update(b"%b %d " % (subject.encode(), len(job.body)))
-        digest.update(job.body)
+    digest = hashlib.blake2b(" ".join(named).encode(), digest_size=12)
+    digest.update(str([len(job.body) for job in jobs]).encode())
+    digest.update(b"".join(job.body for job in jobs))
     return f"{msg_id}/{len(jobs)}/{digest.hexdigest()}"
 
 
