@@ -163,6 +163,21 @@ async def test_what_can_t_be_is_refused(world: World, options: tuple[str, ...], 
     assert await world.specs() == []
 
 
+async def test_a_folder_is_sent_once_for_all(world: World, tmp_path: Path) -> None:
+    folder = tmp_path / "code"
+    folder.mkdir()
+    (folder / "a.py").write_text(f"# {world.queue}\n")
+    (tmp_path / "base.yaml").write_text("image: base\njob_type: test\ncode: code\n")
+    given = lines([0]) + b'{"retries": 2}\n'
+    _, err = await world.run("--many", "-", "-c", str(tmp_path / "base.yaml"), given=given)
+    assert err.count("code sent") == 1
+    first, second = await world.specs()
+    assert (first.image, first.job_type, second.image, second.job_type) == ("i0", "train", "base", "test")
+    assert second.retries == 2
+    assert first.code is not None
+    assert first.code == second.code
+
+
 async def test_one_job_as_json(world: World) -> None:
     out, _ = await world.run("--image", "i", "-t", "train", "--json")
     assert json.loads(out) == {"id": f"{world.queue}/1", "duplicate": False}
