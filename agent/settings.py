@@ -64,7 +64,7 @@ class AgentSettings:
     """What jobs may ask for, and what their containers are made with."""
     images_ahead: int = 2
     """How many images of the next jobs are fetched while there is no room for these; 0: none."""
-    container_ahead: bool = True
+    container_ahead: bool = False
     """Whether the container of the next job is made while there is no room for it."""
     keep_disk_free_bytes: int | None = None
     """Unused images are removed when less of the engine's disk is free; unset: a tenth of it, at most 20 GiB."""

@@ -79,7 +79,7 @@ def agent(
             envvar="LAUNCH_CONTAINER_AHEAD",
             help="Whether to make the next job's container while there is no room for it.",
         ),
-    ] = True,
+    ] = False,
     keep_disk_free: Annotated[
         str | None,
         typer.Option(

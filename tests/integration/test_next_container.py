@@ -50,7 +50,7 @@ async def begun(lab: Lab, job: JobId) -> None:
 
 
 async def test_the_next_job_has_the_container_made_ahead_and_is_adopted_and_ended_like_any_other(lab: Lab) -> None:
-    async with lab.agent(max_jobs=1) as worker:
+    async with lab.agent(max_jobs=1, container_ahead=True) as worker:
         first = await lab.submit(command=HOLD)
         await begun(lab, first)
         second = await lab.submit(command=HOLD)
@@ -62,7 +62,7 @@ async def test_the_next_job_has_the_container_made_ahead_and_is_adopted_and_ende
         # Nothing but its labels tells the next process how to ack it: a token from before the delivery.
         worker.abort.set()
         await worker.task
-    async with lab.agent(max_jobs=1) as worker:
+    async with lab.agent(max_jobs=1, container_ahead=True) as worker:
         third = await lab.submit(command=HOLD)
         await ready(lab)
         await lab.release(second)

@@ -136,7 +136,7 @@ async def test_the_most_urgent_is_taken_first_and_equals_in_order() -> None:
     world = make_world()
     order = (Priority.LOW, Priority.MEDIUM, Priority.HIGH, Priority.CRITICAL, Priority.MEDIUM, Priority.HIGH)
     jobs = [world.submit(priority=priority) for priority in order]
-    async with world.agent(max_jobs=1, container_ahead=False):
+    async with world.agent(max_jobs=1):
         await world.journal.until("remove", len(jobs))
     created = [about for step, about in world.journal if step == "create"]
     assert created == [f"launch-q-{jobs[at].seq}-1" for at in (3, 2, 5, 1, 4, 0)]
@@ -159,7 +159,7 @@ async def test_as_many_jobs_run_at_a_time_as_fit(
     offer: dict[str, Any], resources: dict[str, Any], at_once: int
 ) -> None:
     world = make_world(LOCAL)
-    async with world.agent(**offer, container_ahead=False):
+    async with world.agent(**offer):
         jobs = [world.submit(command=HOLD, resources=resources) for _ in range(at_once + 2)]
         await world.journal.until("start", at_once)
         await asyncio.sleep(ACK_WAIT_S * 2)

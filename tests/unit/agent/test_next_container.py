@@ -51,7 +51,7 @@ def finish(world: World, job: JobId) -> None:
 @simulated
 async def test_the_next_job_has_the_container_that_was_made_while_the_last_one_ran() -> None:
     world = make_world()
-    async with world.agent(max_jobs=1) as worker:
+    async with world.agent(max_jobs=1, container_ahead=True) as worker:
         first = await running(world)
         second = world.submit(command=HOLD)
         container = await made(world)
@@ -72,7 +72,7 @@ async def test_the_next_job_has_the_container_that_was_made_while_the_last_one_r
 async def test_each_of_many_jobs_after_the_first_has_one() -> None:
     world = make_world()
     jobs = [world.submit(command=HOLD) for _ in range(5)]
-    async with world.agent(max_jobs=1) as worker:
+    async with world.agent(max_jobs=1, container_ahead=True) as worker:
         for job in jobs:
             await world.until(job, State.RUNNING)
             if job != jobs[-1]:
@@ -87,7 +87,7 @@ async def test_each_of_many_jobs_after_the_first_has_one() -> None:
 @simulated
 async def test_what_went_to_another_agent_is_removed() -> None:
     world = make_world()
-    async with world.agent(max_jobs=1):
+    async with world.agent(max_jobs=1, container_ahead=True):
         first = await running(world)
         second = world.submit(command=HOLD)
         await made(world)
@@ -104,7 +104,7 @@ async def test_what_went_to_another_agent_is_removed() -> None:
 @simulated
 async def test_a_more_urgent_job_goes_first_and_the_next_one_is_still_the_next() -> None:
     world = make_world()
-    async with world.agent(max_jobs=1) as worker:
+    async with world.agent(max_jobs=1, container_ahead=True) as worker:
         first = await running(world)
         second = world.submit(command=HOLD)
         container = await made(world)
@@ -124,7 +124,7 @@ async def test_a_more_urgent_job_goes_first_and_the_next_one_is_still_the_next()
 @simulated
 async def test_an_image_that_has_changed_meanwhile_counts() -> None:
     world = make_world()
-    async with world.agent(max_jobs=1):
+    async with world.agent(max_jobs=1, container_ahead=True):
         first = await running(world)
         second = world.submit(command=HOLD)
         container = await made(world)
@@ -138,7 +138,7 @@ async def test_an_image_that_has_changed_meanwhile_counts() -> None:
 @simulated
 async def test_a_body_that_is_another_one_meanwhile_counts() -> None:
     world = make_world()
-    async with world.agent(max_jobs=1):
+    async with world.agent(max_jobs=1, container_ahead=True):
         first = await running(world)
         second = world.submit(command=HOLD)
         container = await made(world)
@@ -153,7 +153,7 @@ async def test_a_body_that_is_another_one_meanwhile_counts() -> None:
 @simulated
 async def test_a_job_that_was_withdrawn_makes_room_for_the_one_behind_it() -> None:
     world = make_world()
-    async with world.agent(max_jobs=1):
+    async with world.agent(max_jobs=1, container_ahead=True):
         await running(world)
         second = world.submit(command=HOLD)
         withdrawn = await made(world)
@@ -168,7 +168,7 @@ async def test_a_job_that_was_withdrawn_makes_room_for_the_one_behind_it() -> No
 @simulated
 async def test_a_name_that_is_not_had_costs_the_job_nothing(lost: bool) -> None:
     world = make_world()
-    async with world.agent(max_jobs=1) as worker:
+    async with world.agent(max_jobs=1, container_ahead=True) as worker:
         first = await running(world)
         second = world.submit(command=HOLD)
         await made(world)
@@ -189,7 +189,7 @@ async def test_a_name_that_is_not_had_costs_the_job_nothing(lost: bool) -> None:
 @simulated
 async def test_a_create_whose_answer_is_lost_leaves_nothing() -> None:
     world = make_world()
-    async with world.agent(max_jobs=1):
+    async with world.agent(max_jobs=1, container_ahead=True):
         first = await running(world)
         world.engine.lose_reply("create")
         second = world.submit(command=HOLD)
@@ -212,7 +212,7 @@ async def test_a_defect_that_a_job_brings_out_ends_nothing(monkeypatch: pytest.M
     world = make_world()
     with monkeypatch.context() as patch:
         patch.setattr(next_container, "container_config", fail)
-        async with world.agent(max_jobs=1):
+        async with world.agent(max_jobs=1, container_ahead=True):
             first = await running(world)
             second = world.submit(command=HOLD)
             await asyncio.sleep(30)
@@ -224,7 +224,7 @@ async def test_a_defect_that_a_job_brings_out_ends_nothing(monkeypatch: pytest.M
 @simulated
 async def test_none_is_left_when_the_agent_goes(how: str) -> None:
     world = make_world()
-    async with world.agent(max_jobs=1) as worker:
+    async with world.agent(max_jobs=1, container_ahead=True) as worker:
         first = await running(world)
         second = world.submit()
         await made(world)
@@ -244,13 +244,13 @@ async def test_none_is_left_when_the_agent_goes(how: str) -> None:
 @simulated
 async def test_what_a_crash_left_is_no_jobs_and_is_removed_by_the_next_start() -> None:
     world = make_world()
-    async with world.agent(max_jobs=1):
+    async with world.agent(max_jobs=1, container_ahead=True):
         first = await running(world)
         second = world.submit(command=HOLD)
         left = await made(world)
         world.engine.fail("remove", EngineError("remove", 500, "driver failed"))
     assert ready(world) is left
-    async with world.agent(max_jobs=1):
+    async with world.agent(max_jobs=1, container_ahead=True):
         await asyncio.sleep(1)
         assert left.id not in world.engine.containers
         finish(world, first)
@@ -260,13 +260,13 @@ async def test_what_a_crash_left_is_no_jobs_and_is_removed_by_the_next_start() -
 @simulated
 async def test_a_restarted_agent_ends_a_job_that_had_one() -> None:
     world = make_world()
-    async with world.agent(max_jobs=1) as worker:
+    async with world.agent(max_jobs=1, container_ahead=True) as worker:
         first = await running(world)
         second = world.submit(command=HOLD)
         container = await made(world)
         finish(world, first)
         await world.until(second, State.RUNNING)
-    async with world.agent(max_jobs=1) as worker:
+    async with world.agent(max_jobs=1, container_ahead=True) as worker:
         world.engine.exit(container.id)
         assert (await world.ended(second)).attempt == 1
         await worker.drained()
@@ -291,7 +291,7 @@ async def test_a_restarted_agent_ends_a_job_that_had_one() -> None:
 @simulated
 async def test_none_is_made_ahead(spec: dict[str, Any], settings: dict[str, Any]) -> None:
     world = make_world()
-    async with world.agent(**{"max_jobs": 1, "gpus": ("GPU-1",), **settings}):
+    async with world.agent(**{"max_jobs": 1, "container_ahead": True, "gpus": ("GPU-1",), **settings}):
         await running(world)
         world.submit(command=HOLD, **spec)
         await asyncio.sleep(100)
