@@ -32,7 +32,7 @@ from launch.job import JobSpec, Pull
 from launch.policy import AgentPolicy
 from launch.ports import Message, Work
 from launch.queue import QueueSpec
-from launch.subjects import LABEL_SUBMITTED, JobId, next_container_name
+from launch.subjects import ARTIFACTS_DIR, LABEL_SUBMITTED, JobId, next_container_name
 
 IDLE_S: Final = 10.0
 """How long it is kept while the agent has room: its job went to somebody else."""
@@ -42,12 +42,16 @@ _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class _Made:
+class Made:
+    """A container made ahead."""
+
     job: JobId
     container: str
     config: Mapping[str, Any]
     image: str
     """The id of the image: a tag may name another one by the time that the job is claimed."""
+    untouched: str | None
+    """When `$LAUNCH_ARTIFACTS` had changed last."""
 
 
 class NextContainer:
@@ -80,9 +84,11 @@ class NextContainer:
         """The jobs that come next, as far as is known."""
         self._about: JobId | None = None
         """Whose container is made, or being made."""
-        self._made: _Made | None = None
+        self._made: Made | None = None
         self._left = False
         """Whether there may be one that nobody wants."""
+        self._starting: JobId | None = None
+        """The job last claimed, until it has been started: a create beside its start makes that longer."""
         self._lock = asyncio.Lock()
         self._news = asyncio.Event()
 
@@ -91,8 +97,10 @@ class NextContainer:
         self._line = deque(upcoming)
         self._news.set()
 
-    def started(self) -> None:
-        """A job's container has been started: the engine has time for the next one."""
+    def started(self, job: JobId) -> None:
+        """The container of this job has been started: the engine has time for the next one."""
+        if self._starting == job:
+            self._starting = None
         self._news.set()
 
     async def run(self) -> None:
@@ -117,8 +125,9 @@ class NextContainer:
                     self._give_up()
                     self._line.clear()
 
-    async def take(self, job: JobId, name: str, config: Mapping[str, Any], image: str) -> str | None:
+    async def take(self, job: JobId, name: str, config: Mapping[str, Any], image: str) -> Made | None:
         """The container for this claimed job, now with its name; None if there is none, or not what is wanted now."""
+        self._starting = job
         self._pass(job)
         if self._about != job:
             return None
@@ -133,7 +142,7 @@ class NextContainer:
                 _log.info("the container made ahead can't be had", job=str(job), error=error.message)
                 return None
             self._left = False
-            return made.container
+            return made
 
     async def close(self) -> None:
         """Remove it, within bounds; `run` must have ended. Idempotent."""
@@ -180,7 +189,8 @@ class NextContainer:
             if self._busy() and first != self._made.job:
                 self._give_up()
         await self._clear()
-        if self._made is None and self._line and self._busy():
+        starting = self._starting is not None and self._holds.get(self._starting) is not None
+        if self._made is None and self._line and self._busy() and not starting:
             message, spec = self._line[0]
             if not await self._make(message, spec):
                 self._line.clear()
@@ -212,9 +222,11 @@ class NextContainer:
         self._about, self._left = message.job, True  # until it is known to be there
         try:
             container = await seen_through(self._engine.create(self._name, config))
+            artifacts = await self._engine.stat(container, ARTIFACTS_DIR)
         except (EngineError, EngineUnavailable):
             self._about = None
             raise
-        self._made, self._left = _Made(message.job, container, config, image.id), False
+        untouched = artifacts.modified if artifacts is not None else None
+        self._made, self._left = Made(message.job, container, config, image.id, untouched), False
         _log.debug("container made ahead", job=str(message.job))
         return True

@@ -225,13 +225,12 @@ class Runner:
         self._services.networks.join(name, config)
         # Cancelled half-way, the engine would still make the container, or start it, when the job's end is recorded.
         hold.made = True
-        container = await self._services.next.take(hold.job, name, config, image.id)
-        if container is None:
-            container = await seen_through(make(self._engine, name, config))
+        ready = await self._services.next.take(hold.job, name, config, image.id)
+        container = ready.container if ready else await seen_through(make(self._engine, name, config))
         workspace = await Workspace.of(self._services, hold, container)
-        await workspace.fill(image, workdir)
+        await workspace.fill(image, workdir, ready.untouched if ready else None)
         await seen_through(self._engine.start(container))
-        self._services.next.started()
+        self._services.next.started(hold.job)
         if left is not None and left.id == container:
             env = _read(left.env)  # made by an earlier process, with what the secrets were then
         return _Started(container, self._clock.now(), workspace, env)

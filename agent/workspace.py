@@ -70,14 +70,19 @@ class Workspace:
         /etc/. $LAUNCH_ARTIFACTS` does (the engine changes `/etc` while it makes a container).
         """
 
-    async def fill(self, image: ImageInfo, workdir: str | None) -> None:
+    async def fill(self, image: ImageInfo, workdir: str | None, untouched: str | None = None) -> None:
         """Put everything in its place; the container must not have been started.
 
-        Raises `Unready`, and as the engine does. May be done again.
+        `untouched` is when `$LAUNCH_ARTIFACTS` had changed last as the container was made, if that is known. Raises
+        `Unready`, and as the engine does. May be done again.
         """
         engine, hold = self._services.engine, self._hold
         spec = hold.spec
-        if not runs_as_root(spec, image):
+        as_root = runs_as_root(spec, image)
+        if untouched is not None and as_root and spec.code is None and not spec.inputs and hold.record.attempt == 1:
+            self._untouched = untouched
+            return
+        if not as_root:
             headers = [folder_header(path.strip("/"), OPEN_MODE) for path in FOLDERS]
             if spec.code is not None and workdir is not None:
                 headers.append(folder_header(workdir.strip("/"), 0o777))

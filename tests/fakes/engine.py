@@ -6,7 +6,8 @@ r"""A container engine in memory, true to `agent.ports.Engine` and to what Docke
     engine.exit(container, 3)
 
 A container without a script exits with code 0 as soon as it is started. Faults: `engine.fail(step, error)`,
-`engine.lose_reply(step)`, `engine.stop()` and `engine.start_again()`, `engine.follow_misses`, `engine.pull_gate`.
+`engine.lose_reply(step)`, `engine.stop()` and `engine.start_again()`, `engine.follow_misses`, `engine.pull_gate`,
+`engine.start_gate`.
 """
 
 from __future__ import annotations
@@ -124,6 +125,8 @@ class FakeEngine:
         """Fault: following drops so many frames at the end of a container's output, as a real engine may."""
         self.pull_gate: asyncio.Event | None = None
         """While it is set to an event that is clear, pulls take for ever."""
+        self.start_gate: asyncio.Event | None = None
+        """The same for starts."""
         self.pull_progress: tuple[PullProgress, ...] = ()
         """What each pull tells at its beginning."""
         self.private: dict[str, Credential] = {}
@@ -271,6 +274,8 @@ class FakeEngine:
     async def start(self, container: str) -> None:
         """Start it; no error if it runs."""
         await self._call("start", container)
+        if self.start_gate is not None:
+            await self.start_gate.wait()
         found = self._of(container, "start")
         script = found.script
         if script.start_error is not None:

@@ -13,7 +13,7 @@ from agent.ports import EngineError, ImageInfo
 from launch.core.states import State
 from launch.policy import AgentPolicy
 from launch.queue import QueueSpec
-from launch.subjects import LABEL_SEQ, JobId, Priority, container_name, next_container_name
+from launch.subjects import ARTIFACTS_DIR, LABEL_SEQ, JobId, Priority, container_name, next_container_name
 from tests.fakes.engine import FakeContainer
 from tests.unit.agent.worlds import HOLD, IMAGE, World, make_world, simulated
 
@@ -82,6 +82,26 @@ async def test_each_of_many_jobs_after_the_first_has_one() -> None:
         await worker.drained()
     assert [about for step, about in world.journal if step == "rename"] == [container_name(job, 1) for job in jobs[1:]]
     assert world.engine.containers == {}
+
+
+@simulated
+async def test_nothing_else_is_asked_of_the_engine_between_the_claim_and_the_start() -> None:
+    world = make_world()
+    async with world.agent(max_jobs=1, container_ahead=True):
+        first = await running(world)
+        second, _third = world.submit(command=HOLD), world.submit(command=HOLD)
+        await made(world)
+        before = len(world.journal)
+        world.engine.start_gate = asyncio.Event()
+        finish(world, first)
+        await world.journal.until("start", 2)
+        await asyncio.sleep(10)
+        assert [step for step, _ in list(world.journal)[before:]].count("create") == 0
+        world.engine.start_gate.set()
+        await world.until(second, State.RUNNING)
+        await made(world, 2)
+    looks = [step for step in list(world.journal)[before:] if step == ("stat", ARTIFACTS_DIR)]
+    assert len(looks) == 2, "once at the first job's end, once in the third's container"
 
 
 @simulated
@@ -202,6 +222,19 @@ async def test_a_create_whose_answer_is_lost_leaves_nothing() -> None:
         await world.until(second, State.RUNNING)
         await asyncio.sleep(3 * IDLE_S)
         assert [one.name for one in world.engine.containers.values()] == [container_name(second, 1)]
+
+
+@simulated
+async def test_a_create_whose_answer_is_lost_leaves_nothing_of_a_job_that_went_elsewhere() -> None:
+    world = make_world()
+    async with world.agent(max_jobs=1, container_ahead=True):
+        await running(world)
+        world.engine.lose_reply("create")
+        second = world.submit(command=HOLD)
+        await made(world)
+        await world.client.jobs.discard(second)
+        await asyncio.sleep(3 * IDLE_S)
+        assert ready(world) is None
 
 
 @simulated
