@@ -158,6 +158,8 @@ class Plan:
     stop_on_lost_contact: bool
     jobs: tuple[JobPlan, ...]
     faults: tuple[Fault, ...]
+    one_at_a_time: bool
+    """Each agent runs one job at a time, and makes the next one's container ahead."""
 
     def has(self, kinds: frozenset[Kind]) -> bool:
         """Whether any fault is of these kinds."""
@@ -182,6 +184,7 @@ def make_plan(seed: int) -> Plan:
         stop_on_lost_contact=rng.random() < 0.15,
         jobs=jobs,
         faults=tuple(_fault(rng, machines, len(jobs)) for _ in range(count)),
+        one_at_a_time=rng.random() < 0.25,
     )
 
 

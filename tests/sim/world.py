@@ -670,7 +670,8 @@ class Process:
         settings = AgentSettings(
             queue=QUEUE,
             cpu_milli=CPUS * 1000,
-            max_jobs=3,
+            max_jobs=1 if world.plan.one_at_a_time else 3,
+            container_ahead=world.plan.one_at_a_time,
             presence_ttl_s=LEASE_S,
             hold_s=world.plan.hold_s,
             drain_timeout_s=world.plan.drain_timeout_s,
