@@ -36,12 +36,18 @@ class Stop:
     """Whether somebody has asked to stop; whoever waits for lines hears it at once."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.exit_code = 0
+        """What the command ends with, once it was asked for."""
         self.woken = asyncio.Event()
 
-    def ask(self) -> None:
+    @property
+    def asked(self) -> bool:
+        """Whether it was asked for."""
+        return self.exit_code != 0
+
+    def ask(self, exit_code: int) -> None:
         """Have the next line raise `Stopped`."""
-        self.asked = True
+        self.exit_code = exit_code
         self.woken.set()
 
 

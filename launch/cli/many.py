@@ -43,7 +43,7 @@ STOP_S = 5.0
 METER_AFTER_S = 1.0
 METER_EVERY_S = 0.2
 NOTE_EVERY_S = 60.0
-INTERRUPTED = 130
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,13 +137,13 @@ class _Submit:
                 f"{late}: stored the first {self.done} jobs, and the next ones may be; to go on, within two minutes: "
                 f"{self.again(late)}"
             )
-            return INTERRUPTED
+            return stop.exit_code
         except BulkInterrupted as interrupted:
             error = interrupted.__cause__ if isinstance(interrupted.__cause__, Exception) else interrupted
             self.tell(error)
             if isinstance(error, Stopped):
                 note(f"stopped: stored the first {self.done} jobs; to go on: {self.again(error)}")
-                return INTERRUPTED
+                return stop.exit_code
             hint = how_to_go_on(error, self.again(error), done=self.done)
             if isinstance(error, Unusable):
                 hint = error.hint or hint
@@ -191,18 +191,20 @@ class _Submit:
 
 @contextlib.contextmanager
 def _interrupts(stop: Stop, patience: asyncio.Timeout) -> Iterator[None]:
-    """Ctrl-C lets what has been sent be answered, so that what is stored is known; a second one does not."""
+    """Ctrl-C or SIGTERM lets what has been sent be answered, so that what is stored is known; a second one does not."""
     loop = asyncio.get_running_loop()
 
-    def interrupted() -> None:
+    def interrupted(number: int) -> None:
         patience.reschedule(loop.time() + (0.0 if stop.asked else STOP_S))
-        stop.ask()
+        stop.ask(128 + number)
 
-    loop.add_signal_handler(signal.SIGINT, interrupted)
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, interrupted, number)
     try:
         yield
     finally:
-        loop.remove_signal_handler(signal.SIGINT)
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)
 
 
 class _Meter:

@@ -129,7 +129,8 @@ async def test_a_refused_line_of_a_pipe_tells_what_is_stored_and_goes_on(world: 
     assert await world.images() == names(1500)
 
 
-async def test_ctrl_c_while_a_pipe_is_waited_for(world: World) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_signal_while_a_pipe_is_waited_for(world: World, number: signal.Signals) -> None:
     async with asyncio.timeout(30), aclosing(world.broker.jobs.notices(world.queue)) as notices:
         assert await anext(notices) is None
         started = await world.start("--many", "-")
@@ -138,9 +139,9 @@ async def test_ctrl_c_while_a_pipe_is_waited_for(world: World) -> None:
         async for job in notices:
             if job == JobId(world.queue, 1000):
                 break
-        started.send_signal(signal.SIGINT)
+        started.send_signal(number)
         out, err = await asyncio.gather(*(stream.read() for stream in (started.stdout, started.stderr) if stream))
-        assert await started.wait() == 130
+        assert await started.wait() == 128 + number
     assert len(out.split()) == 1000
     again = re.search(r"stopped: stored the first 1000 jobs; .* and (--msg-id \w+ --skip 1000)\n", err.decode())
     assert again is not None

@@ -81,7 +81,7 @@ async def test_a_stop_is_heard_while_a_pipe_is_waited_for(pipe: tuple[int, int])
     os.write(pipe[1], b'{"a": "1"}\n{"b"')
     trees = lines.trees(stop)
     assert await anext(trees) == ("pipe, line 1", {"a": "1"})
-    asyncio.get_running_loop().call_soon(stop.ask)
+    asyncio.get_running_loop().call_soon(stop.ask, 130)
     with pytest.raises(Stopped):
         await anext(trees)
 
@@ -94,7 +94,7 @@ async def test_a_pipe_that_ends_because_of_the_same_signal_has_not_ended(pipe: t
     os.close(pipe[1])
     # The reader is woken by the end first; the loop gets to our signal right after it.
     loop = asyncio.get_running_loop()
-    loop.call_soon(lambda: loop.call_soon(lambda: loop.call_soon(stop.ask)))
+    loop.call_soon(lambda: loop.call_soon(lambda: loop.call_soon(stop.ask, 130)))
     with pytest.raises(Stopped):
         await anext(trees)
 
