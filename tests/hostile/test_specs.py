@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from launch.errors import SpecError
-from launch.specfile import MAX_NODES, load_job, load_policy, load_queue, parse_job_json, parse_queue_yaml
+from launch.specfile import load_job, load_policy, load_queue, parse_job_json, parse_queue_yaml
 from launch.subjects import MAX_SPEC_BYTES
+from launch.yamltext import MAX_NODES
 from tests.hostile.lab import IMAGE
 
 
