@@ -172,9 +172,12 @@ async def test_what_is_seen_ahead_is_what_comes_and_its_token_answers_the_delive
         await broker.work.progress([acked])
         await broker.work.ack(acked)
         await broker.work.term(withdrawn, why="a test")
-        await broker.work.nak(given_back)
-        [again] = await broker.work.pull_wait(queue, [TRAIN], rank=0, wait_s=5)
+        # With a pause beyond the ack wait: a nak that nobody took would be followed by the message sooner.
+        since_s = asyncio.get_running_loop().time()
+        await broker.work.nak(given_back, delay_s=3 * ACK_WAIT_S)
+        [again] = await broker.work.pull_wait(queue, [TRAIN], rank=0, wait_s=10)
         assert (again.message.job, again.delivered) == (seen[2].job, 2)
+        assert asyncio.get_running_loop().time() - since_s > 2 * ACK_WAIT_S
         # The token is that of any delivery, not of the first alone; and once more does no harm.
         await broker.work.ack(given_back)
         await broker.work.ack(given_back)

@@ -24,7 +24,7 @@ _ENDED = (404, 408)
 _NOBODY = 503
 _REFUSED = 409
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_SHORT_TOKEN, _TIME_OF_SHORT, _TIME_OF_LONG = 9, 7, 9
+SHORT_TOKEN, _TIME_OF_SHORT, _TIME_OF_LONG = 9, 7, 9
 """Parts of a reply token, without and with the domain and account, and where the time is in either."""
 
 
@@ -123,5 +123,5 @@ def _delivery(queue: str, msg: Msg) -> Delivery:
 def _published_at(reply: str) -> datetime:
     """When the message was stored, to the microsecond as `parse_time` has it: nats-py goes through a float."""
     parts = reply.split(".")
-    nanoseconds = int(parts[_TIME_OF_SHORT if len(parts) == _SHORT_TOKEN else _TIME_OF_LONG])
+    nanoseconds = int(parts[_TIME_OF_SHORT if len(parts) == SHORT_TOKEN else _TIME_OF_LONG])
     return _EPOCH + timedelta(microseconds=nanoseconds // 1000)

@@ -17,7 +17,7 @@ from nats.aio.msg import Msg
 from launch import subjects
 from launch.adapters.nats.answer import take_out
 from launch.adapters.nats.connection import Connection
-from launch.adapters.nats.pull import Round
+from launch.adapters.nats.pull import SHORT_TOKEN, Round
 from launch.adapters.nats.queues import (
     FOREVER,
     consumer_of,
@@ -35,6 +35,9 @@ RESYNC_S = 20.0
 """How long a notice that went to an agent which has just vanished can keep a new type from the others."""
 
 NO_WAIT_ANSWER_S = 5.0
+
+_DELIVERED_AS = 6
+"""The part of a short reply token that counts the consumer's deliveries."""
 
 
 class NatsWork:
@@ -186,17 +189,32 @@ class NatsWork:
     # -- answering ----------------------------------------------------------------------------------------------
 
     def token(self, message: Message) -> str:
-        # The server goes by stream, consumer and the message's sequence, `take_out` by the time, too; nobody reads how
-        # often it was delivered, as which message of the consumer, and what was left then.
+        # The server goes by stream, consumer and the message's sequence, `take_out` by the time, too. As which message
+        # of the consumer it was delivered (here: none) is read by a nak alone; nobody reads how often it was, and
+        # what was left then.
         job, stored_at = message.job, round(message.published_at.timestamp() * 1e6) * 1000
-        return f"$JS.ACK.{subjects.work_stream(job.queue)}.{message.consumer.name}.1.{job.seq}.1.{stored_at}.0"
+        return f"$JS.ACK.{subjects.work_stream(job.queue)}.{message.consumer.name}.1.{job.seq}.0.{stored_at}.0"
 
     async def ack(self, reply: str) -> None:
         await self._answer(reply, b"+ACK", "ack a job")
 
     async def nak(self, reply: str, *, delay_s: float = 0.0) -> None:
         body = b"-NAK" if delay_s <= 0 else b"-NAK " + json.dumps({"delay": int(delay_s * 1e9)}).encode()
-        await self._connection.publish(reply, body)
+        await self._connection.publish(await self._delivered(reply), body)
+
+    async def _delivered(self, reply: str) -> str:
+        """This token, as that of a delivery if it was made without one.
+
+        The server drops a nak for what the consumer had delivered before the oldest that is not answered (`processNak`
+        in its consumer.go), which the sequence in the token says; that of the last delivery always counts.
+        """
+        parts = reply.split(".")
+        if len(parts) != SHORT_TOKEN or parts[_DELIVERED_AS] != "0":
+            return reply
+        queue = subjects.queue_of_stream(parts[2])
+        consumers = [] if queue is None else await list_consumers(self._connection, queue)
+        last = next((item["delivered"]["consumer_seq"] for item in consumers if item["name"] == parts[3]), 0)
+        return ".".join([*parts[:_DELIVERED_AS], str(last), *parts[_DELIVERED_AS + 1 :]])
 
     async def term(self, reply: str, *, why: str) -> None:
         await self._answer(reply, b"+TERM " + why.encode()[:200], "terminate a job")
