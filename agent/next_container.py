@@ -14,10 +14,12 @@ anew at each start (`pull: always`), and anything where namespaces are kept, whi
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
+from uuid import uuid4
 
 import structlog
 
@@ -32,7 +34,7 @@ from launch.job import JobSpec, Pull
 from launch.policy import AgentPolicy
 from launch.ports import Message, Work
 from launch.queue import QueueSpec
-from launch.subjects import ARTIFACTS_DIR, LABEL_SUBMITTED, JobId, next_container_name
+from launch.subjects import ARTIFACTS_DIR, LABEL_AHEAD, LABEL_SUBMITTED, JobId, next_container_name
 
 IDLE_S: Final = 10.0
 """How long it is kept while the agent has room: its job went to somebody else."""
@@ -85,8 +87,8 @@ class NextContainer:
         self._about: JobId | None = None
         """Whose container is made, or being made."""
         self._made: Made | None = None
-        self._left = False
-        """Whether there may be one that nobody wants."""
+        self._left = self.on
+        """Whether there may be one that nobody wants, an earlier process's too."""
         self._starting: JobId | None = None
         """The job last claimed, until it has been started: a create beside its start makes that longer."""
         self._lock = asyncio.Lock()
@@ -111,7 +113,8 @@ class NextContainer:
                 async with self._lock:
                     await self._step()
             except (EngineError, EngineUnavailable) as error:
-                _log.info("no container made ahead", error=error.message)
+                what = "a container made ahead can't be removed yet" if self._left else "no container made ahead"
+                _log.info(what, error=error.message)
                 self._line.clear()
             except Exception:  # a defect of ours that a job brings out must not end the agent
                 log = _log.bind(jobs=[str(message.job) for message, _ in self._line])
@@ -121,7 +124,7 @@ class NextContainer:
                 async with asyncio.timeout(IDLE_S if self._made or self._left else None):
                     await self._news.wait()
             except TimeoutError:
-                if self._made is not None and not self._busy() and self._holds.get(self._made.job) is None:
+                if self._made is not None and not self._busy() and not self._claimed(self._made.job):
                     self._give_up()
                     self._line.clear()
 
@@ -140,17 +143,20 @@ class NextContainer:
                 await seen_through(self._engine.rename(made.container, name))
             except (EngineError, EngineUnavailable) as error:
                 _log.info("the container made ahead can't be had", job=str(job), error=error.message)
+                with contextlib.suppress(EngineError, EngineUnavailable):
+                    await self._clear()  # before the job's own is made: it may still be getting that one's name
                 return None
             self._left = False
             return made
 
     async def close(self) -> None:
         """Remove it, within bounds; `run` must have ended. Idempotent."""
-        if not (self._left or self._about):
+        if not self.on:
             return
         try:
             async with asyncio.timeout(CLOSE_LIMIT_S), self._lock:
                 self._give_up()
+                self._left = True  # a create that was lost may have been carried out since
                 await self._clear()
         except (EngineError, EngineUnavailable, TimeoutError) as error:
             _log.warning("a container made ahead is left for the agent's next start", error=str(error))
@@ -160,6 +166,10 @@ class NextContainer:
     def _busy(self) -> bool:
         """Whether the next job has to wait for one that runs."""
         return self._holds.ledger.free.slots < 1 and not self._holds.kept_back()
+
+    def _claimed(self, job: JobId | None) -> bool:
+        """Whether it is claimed here, or being claimed."""
+        return job is not None and (self._holds.get(job) is not None or self._holds.ledger.find(job) is not None)
 
     def _pass(self, job: JobId) -> None:
         """This job has come. If others before it went elsewhere, nothing is known until the next look."""
@@ -182,15 +192,14 @@ class NextContainer:
 
     async def _step(self) -> None:
         """Have the right one there; the lock is held."""
-        while self._line and self._holds.get(self._line[0][0].job) is not None:
+        while self._line and self._claimed(self._line[0][0].job):
             self._line.popleft()
-        if self._made is not None and self._holds.get(self._made.job) is None:
+        if self._made is not None and not self._claimed(self._made.job):
             first = self._line[0][0].job if self._line else None
             if self._busy() and first != self._made.job:
                 self._give_up()
         await self._clear()
-        starting = self._starting is not None and self._holds.get(self._starting) is not None
-        if self._made is None and self._line and self._busy() and not starting:
+        if self._made is None and self._line and self._busy() and not self._claimed(self._starting):
             message, spec = self._line[0]
             if not await self._make(message, spec):
                 self._line.clear()
@@ -217,7 +226,8 @@ class NextContainer:
             workdir=working_directory(spec, image),
         )
         config["Labels"][LABEL_SUBMITTED] = message.published_at.isoformat()
-        if self._holds.get(message.job) is not None or not self._busy():
+        config["Labels"][LABEL_AHEAD] = uuid4().hex
+        if self._claimed(message.job) or not self._busy():
             return False
         self._about, self._left = message.job, True  # until it is known to be there
         try:

@@ -22,6 +22,7 @@ from launch.subjects import (
     INPUTS_DIR,
     LABEL_ACK,
     LABEL_AGENT,
+    LABEL_AHEAD,
     LABEL_ATTEMPT,
     LABEL_QUEUE,
     LABEL_SEQ,
@@ -127,16 +128,22 @@ def container_config(
 
 
 def same_attempt(present: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
-    """Whether two containers' labels name the same attempt of the same submission; the ack token may be newer."""
-    return all(present.get(key) == wanted.get(key) for key in ATTEMPT_LABELS)
+    """Whether two containers' labels name the same attempt of the same submission; the ack token may be newer.
+
+    Of what is made ahead of its claim, whether it is the same making: the body of an earlier one may be another.
+    """
+    keys = (*ATTEMPT_LABELS, LABEL_AHEAD) if LABEL_AHEAD in wanted else ATTEMPT_LABELS
+    return all(present.get(key) == wanted.get(key) for key in keys)
 
 
 def same_container(made: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    """Whether a container made from one body is what the other asks for; the ack token may be newer."""
-    return {**made, "Labels": {**made["Labels"], LABEL_ACK: ""}} == {
-        **wanted,
-        "Labels": {**wanted["Labels"], LABEL_ACK: ""},
-    }
+    """Whether a container made ahead from one body is what the other asks for; the ack token may be newer."""
+    return _told(made) == _told(wanted)
+
+
+def _told(body: Mapping[str, Any]) -> dict[str, Any]:
+    labels = {key: value for key, value in body["Labels"].items() if key not in (LABEL_ACK, LABEL_AHEAD)}
+    return {**body, "Labels": labels}
 
 
 def working_directory(spec: JobSpec, image: ImageInfo) -> str | None:

@@ -11,7 +11,7 @@ import pytest
 from agent.adapters.docker import DockerEngine
 from agent.core.frames import nanoseconds, timestamp
 from agent.ports import Engine, EngineError, EngineUnavailable
-from launch.subjects import LABEL_ACK, LABEL_SUBMITTED
+from launch.subjects import LABEL_ACK, LABEL_AHEAD, LABEL_SUBMITTED
 from tests.contract.engine_world import EXIT_3, FLOOD, LONG_LINE, NOT_FOUND, SLEEP, SPEAK, TRAP, TRUE, Lab
 from tests.fakes.engine import FakeEngine
 
@@ -74,6 +74,14 @@ async def test_a_name_of_another_attempt_is_refused(lab: Lab) -> None:
         await lab.create(TRUE, labels={LABEL_SUBMITTED: "another life", LABEL_ACK: "a delivery's"})
     assert (caught.value.step, caught.value.status) == ("create", 409)
     assert await lab.create(TRUE, labels={LABEL_SUBMITTED: "one life", LABEL_ACK: "a later delivery's"}) == first
+
+
+async def test_what_was_made_ahead_is_adopted_by_who_has_claimed_it_and_by_no_other_making(lab: Lab) -> None:
+    first = await lab.create(TRUE, labels={LABEL_SUBMITTED: "then", LABEL_AHEAD: "once"})
+    with pytest.raises(EngineError, match="another container"):
+        await lab.create(TRUE, labels={LABEL_SUBMITTED: "then", LABEL_AHEAD: "again"})
+    assert await lab.create(TRUE, labels={LABEL_SUBMITTED: "then", LABEL_AHEAD: "once"}) == first
+    assert await lab.create(TRUE, labels={LABEL_SUBMITTED: "then"}) == first
 
 
 async def test_a_container_gets_another_name_and_leaves_its_old_one_free(lab: Lab) -> None:

@@ -274,20 +274,32 @@ async def test_none_is_left_when_the_agent_goes(how: str) -> None:
     assert await world.client.records.get(second) is None
 
 
+@pytest.mark.parametrize("refused", [1, 2], ids=["when it left", "at the next start, too"])
 @simulated
-async def test_what_a_crash_left_is_no_jobs_and_is_removed_by_the_next_start() -> None:
+async def test_what_a_crash_left_is_no_jobs_and_is_removed_by_the_next_start(refused: int) -> None:
     world = make_world()
     async with world.agent(max_jobs=1, container_ahead=True):
         first = await running(world)
         second = world.submit(command=HOLD)
         left = await made(world)
-        world.engine.fail("remove", EngineError("remove", 500, "driver failed"))
+        world.engine.fail("remove", EngineError("remove", 500, "driver failed"), times=refused)
     assert ready(world) is left
     async with world.agent(max_jobs=1, container_ahead=True):
         await asyncio.sleep(1)
         assert left.id not in world.engine.containers
         finish(world, first)
         await world.until(second, State.RUNNING)
+
+
+@simulated
+async def test_what_a_lost_create_makes_in_the_end_is_removed_when_the_agent_goes() -> None:
+    world = make_world()
+    async with world.agent(max_jobs=1, container_ahead=True) as worker:
+        await running(world)
+        await world.engine.create(NAME, {"Image": IMAGE})
+        worker.abort.set()
+        await worker.task
+    assert ready(world) is None
 
 
 @simulated
