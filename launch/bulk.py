@@ -13,7 +13,15 @@ from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterator, S
 from contextlib import aclosing
 from typing import overload
 
-from launch.errors import BrokerUnavailable, BrokerUnsuitable, LaunchError, OtherBatch, QueueFull, SpecError
+from launch.errors import (
+    BrokerUnavailable,
+    BrokerUnsuitable,
+    ForgottenBatch,
+    LaunchError,
+    OtherBatch,
+    QueueFull,
+    SpecError,
+)
 from launch.ports import Broker, NewJob
 from launch.subjects import JobId
 
@@ -96,7 +104,7 @@ class BulkInterrupted(LaunchError):
 
 def how_to_go_on(error: Exception, again: str, *, done: int) -> str:
     """What to do after this error, where `again` is what repeats the call from the first job that is not stored."""
-    if isinstance(error, BrokerUnsuitable):
+    if isinstance(error, BrokerUnsuitable | ForgottenBatch):
         return error.hint or "see the server"
     if isinstance(error, OtherBatch):
         return (

@@ -139,7 +139,8 @@ class Client:
         memory as a whole. `progress` hears how many of `specs` are stored. With `msg_id` a repeat of the same specs
         within the queue's window of two minutes is recognised, batch by batch (`JobIds.repeated` says how many); other
         specs, or more or fewer in a batch that is known, are refused: they want another id. `skip` leaves out the
-        first so many specs, which are stored.
+        first so many specs, which are stored; batches are counted from there, so only what an error has told as `done`
+        goes on with the same `msg_id`.
 
         Raises `NotFound`, and `BulkInterrupted` for whatever ends it early, a spec that `submit` would refuse too: that
         says what is stored, and how to go on without a double.

@@ -71,6 +71,10 @@ class OtherBatch(LaunchError):
     """Under this message id another batch was stored before: other jobs, or more or fewer. Nothing was stored now."""
 
 
+class ForgottenBatch(LaunchError):
+    """Under this message id a batch was stored, and the broker forgot which while asked. Nothing was stored now."""
+
+
 class BrokerError(LaunchError):
     """NATS answered with an error that no more specific class describes."""
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from launch.cli.options import ServerOption, named
-from launch.cli.output import write
+from launch.cli.output import nobody_reads, write
 from launch.core.shown import lines
 from launch.errors import LaunchError
 
@@ -123,8 +123,7 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
-        # Whoever read our output has left; keep the interpreter from complaining about it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        nobody_reads()
         sys.exit(1)
     except Exception as error:
         if os.environ.get("LAUNCH_DEBUG"):

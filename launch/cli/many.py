@@ -22,7 +22,7 @@ import typer
 from launch.bulk import BulkInterrupted, JobIds, how_to_go_on, submit_all
 from launch.cli.asked import warn_of_secrets
 from launch.cli.joblines import JobLines, Stop, Stopped, Unusable, laid_over
-from launch.cli.output import counted, note, write, write_json
+from launch.cli.output import counted, nobody_reads, note, write, write_json
 from launch.cli.session import with_client
 from launch.errors import BrokerUnavailable, LaunchError
 from launch.job import JobSpec
@@ -132,7 +132,7 @@ class _Submit:
                     )
         except TimeoutError:
             late = BrokerUnavailable("stopped while NATS did not answer")
-            self.tell(late)
+            self.tell_as_far_as_heard(late)
             note(
                 f"{late}: stored the first {self.done} jobs, and the next ones may be; to go on, within two minutes: "
                 f"{self.again(late)}"
@@ -140,7 +140,7 @@ class _Submit:
             return stop.exit_code
         except BulkInterrupted as interrupted:
             error = interrupted.__cause__ if isinstance(interrupted.__cause__, Exception) else interrupted
-            self.tell(error)
+            self.tell_as_far_as_heard(error)
             if isinstance(error, Stopped):
                 note(f"stopped: stored the first {self.done} jobs; to go on: {self.again(error)}")
                 return stop.exit_code
@@ -159,6 +159,13 @@ class _Submit:
             spec = build(JobSpec, laid_over(defaults, tree) if defaults else tree, source=source)
             warn_of_secrets(spec, self.warned)
             yield new_job(queue, spec, None, self.asked.priority, source=source)
+
+    def tell_as_far_as_heard(self, error: Exception) -> None:
+        """The same, when there is more to say: whoever reads the ids may have been ended by the same Ctrl-C."""
+        try:
+            self.tell(error)
+        except BrokenPipeError:
+            nobody_reads()
 
     def tell(self, error: Exception | None) -> None:
         """Print the ids of what is stored."""

@@ -7,6 +7,7 @@ when piped; on a terminal its control sequences are taken out, but for colours, 
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -50,6 +51,11 @@ def write(text: str, stream: TextIO | None = None) -> None:
 def note(text: str) -> None:
     """A line for people, on stderr, beside what a command prints."""
     write(f"launch: {text}", sys.stderr)
+
+
+def nobody_reads() -> None:
+    """After a `BrokenPipeError`: keep the interpreter from complaining at its exit of what it can't write any more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def write_json(value: Any) -> None:

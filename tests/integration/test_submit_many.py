@@ -34,12 +34,12 @@ class World:
     url: str
     home: Path
 
-    async def start(self, *options: str) -> asyncio.subprocess.Process:
+    async def start(self, *options: str, stdout: int = asyncio.subprocess.PIPE) -> asyncio.subprocess.Process:
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("NATS_", "LAUNCH_", "XDG_"))}
         return await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "launch", "submit", "-q", self.queue, *options),
             stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
+            stdout=stdout,
             stderr=asyncio.subprocess.PIPE,
             env={**kept, "HOME": str(self.home), "NATS_URL": self.url},
         )
@@ -147,6 +147,26 @@ async def test_a_signal_while_a_pipe_is_waited_for(world: World, number: signal.
     assert again is not None
     await world.run("--many", "-", *again[1].split(), given=lines(range(1500)))
     assert await world.images() == names(1500)
+
+
+async def test_how_to_go_on_is_told_though_nobody_reads_the_ids(world: World) -> None:
+    async with asyncio.timeout(30), aclosing(world.broker.jobs.notices(world.queue)) as notices:
+        assert await anext(notices) is None
+        reading, writing = os.pipe()
+        started = await world.start("--many", "-", stdout=writing)
+        os.close(writing)
+        assert started.stdin is not None
+        assert started.stderr is not None
+        started.stdin.write(lines(range(1500)))
+        async for job in notices:
+            if job == JobId(world.queue, 1000):
+                break
+        os.close(reading)  # as Ctrl-C ends what the ids are piped into
+        started.send_signal(signal.SIGINT)
+        err = await started.stderr.read()
+        assert await started.wait() == 128 + signal.SIGINT
+    assert re.search(r"stopped: stored the first 1000 jobs; .* and --msg-id \w+ --skip 1000\n$", err.decode()), err
+    assert b"rror" not in err
 
 
 @pytest.mark.parametrize(

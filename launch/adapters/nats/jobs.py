@@ -32,9 +32,9 @@ from launch.adapters.nats.failures import (
 from launch.adapters.nats.hints import hints
 from launch.adapters.nats.queues import consumer_of, list_consumers, read_depth, stream_info
 from launch.errors import (
-    BrokerError,
     BrokerUnavailable,
     BrokerUnsuitable,
+    ForgottenBatch,
     LaunchError,
     NotFound,
     OtherBatch,
@@ -141,9 +141,9 @@ class NatsJobs:
                 "jobs, or with more or fewer",
                 hint="give what is not stored yet another message id",
             )
-        raise BrokerError(
+        raise ForgottenBatch(
             f"publish to {queue}: the batch {msg_id} was stored before, but its window ended just now",
-            hint=f"look with: launch jobs -q {queue}",
+            hint=f"see whether it was these jobs (launch jobs -q {queue}) before they are given another message id",
         )
 
     async def _known(self, queue: str, subject: str, msg_id: str) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ import pytest
 
 from launch.bulk import BATCH_BYTES, BATCH_JOBS, BulkInterrupted, JobIds
 from launch.client import Client
-from launch.errors import BrokerUnavailable, LaunchError, NotFound, OtherBatch, QueueFull, SpecError
+from launch.errors import BrokerUnavailable, ForgottenBatch, LaunchError, NotFound, OtherBatch, QueueFull, SpecError
 from launch.job import JobSpec
 from launch.queue import QueueSpec
 from launch.subjects import JobId, Priority
@@ -161,6 +161,11 @@ async def test_a_repeat_with_more_jobs_is_no_repeat(world: World) -> None:
     rest = await world.client.submit_many("q", specs(1700), msg_id="b", skip=1500)
     assert (len(rest), rest.repeated) == (200, 0)
     assert await world.images() == names(1700)
+
+
+def test_a_batch_that_may_be_stored_is_not_told_to_be_given_again() -> None:
+    error = ForgottenBatch("its window ended", hint="see whether it was these jobs")
+    assert BulkInterrupted(JobIds("q"), error, msg_id="a", done=1000).hint == "see whether it was these jobs"
 
 
 async def test_what_is_stored_by_this_call_and_what_in_all(world: World) -> None:
