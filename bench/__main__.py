@@ -48,7 +48,7 @@ QUESTIONS: dict[str, Question] = {
     "logs": Question(lambda: logs.measure(9, 25, 200, 10)),
     "files": Question(lambda: files.measure(5, 256)),
     "submit": Question(lambda: scale.submit(2000, 1_000_000), short=lambda: scale.submit(300, 50_000)),
-    "depth": Question(lambda: scale.depth(1_000_000, 300), short=lambda: scale.depth(50_000, 30)),
+    "depth": Question(lambda: scale.depth(1_000_000, 1000), short=lambda: scale.depth(50_000, 30)),
     "fleet": Question(lambda: scale_fleet.measure(1000, scale_fleet.RATES, 10.0)),
     "listing": Question(lambda: scale_look.listing(100_000, 20), short=lambda: scale_look.listing(5000, 3)),
     "commands": Question(lambda: scale_look.commands(20)),
