@@ -123,6 +123,8 @@ async def _highest(kind: str, agents: int, rates: tuple[float, ...], seconds: fl
 async def _round(
     link: NatsBroker, server: int, hosts: list[asyncio.subprocess.Process], queue: str, rate: float, seconds: float
 ) -> Round:
+    for one in hosts:
+        await _asked(one)  # it tidies its memory up after that
     before = _cpu_s(server), sum(_cpu_s(one.pid) for one in hosts)
     sent = await _publish(link, queue, rate, seconds)
     await _drained(link, queue)
