@@ -9,6 +9,7 @@ never decides what becomes of a job: what can't be stored is told in `LogCounts.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from launch.subjects import JobId
 CHUNK_BYTES: Final = 64 * 1024
 HIGH_WATER_BYTES: Final = 8 * CHUNK_BYTES
 """The reader stops here until the sender has taken what there is; at most as much again is under way."""
+EXIT_S: Final = 1.0
+"""How long after the end of a container's output its exit is waited for, before the engine is asked for it."""
 LINGER_S: Final = 0.02
 """How long the first line of a batch waits for company."""
 TAIL_BYTES: Final = 2048
@@ -108,7 +111,7 @@ class LogPump:
         self._full = asyncio.Event()
         self._room = asyncio.Event()
         self._follower: asyncio.Task[None] | None = None
-        self._finishing = False
+        self._finishing = asyncio.Event()
         self._not_running = asyncio.Event()
         self._not_running.set()
 
@@ -125,7 +128,7 @@ class LogPump:
 
     async def run(self) -> None:
         """Follow until the container stops, its output is cut, or `finish` is called; it may also be cancelled."""
-        if self._finishing:
+        if self._finishing.is_set():
             return
         self._not_running.clear()
         try:
@@ -141,7 +144,7 @@ class LogPump:
 
         Waits for as long as the engine or the broker is away; cancel it to give up.
         """
-        self._finishing = True
+        self._finishing.set()
         # What following is still behind with comes faster this way than by looking for the place again.
         while (follower := self._follower) is not None and not follower.done():
             before = self._size_bytes
@@ -162,6 +165,11 @@ class LogPump:
             before = self._size_bytes
             try:
                 await self._read(follow=True)
+                # Mostly it has exited, and `finish` says so tens of milliseconds later: then there is nothing to ask.
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(EXIT_S):
+                        await self._finishing.wait()
+                        return
                 found = await self._engine.inspect(self._container)
                 if found is None or found.state not in _ALIVE:
                     return

@@ -19,6 +19,8 @@ T = TypeVar("T")
 ENGINE_RETRY_S = 1.0
 ENGINE_PATIENCE = 30
 """How many times an engine that does not answer is asked again before an attempt that has not started gives up."""
+REFUSALS = 3
+"""So often it may refuse to say what came of a container, before that is taken for its last word."""
 
 _GONE = 404
 _CONFLICT = 409
@@ -26,10 +28,17 @@ _log = structlog.get_logger(__name__)
 
 
 async def at_last(call: Callable[[], Awaitable[T]]) -> T:
-    """Ask the engine until it answers."""
+    """Ask the engine until it answers; raises its `EngineError` if it refuses `REFUSALS` times."""
+    refusals = 0
     while True:
-        with contextlib.suppress(EngineUnavailable):
+        try:
             return await call()
+        except EngineUnavailable:
+            pass
+        except EngineError:
+            refusals += 1
+            if refusals >= REFUSALS:
+                raise
         await asyncio.sleep(ENGINE_RETRY_S)
 
 
