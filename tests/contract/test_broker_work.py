@@ -182,6 +182,8 @@ async def test_what_is_seen_ahead_is_what_comes_and_its_token_answers_the_delive
         await broker.work.ack(given_back)
         await broker.work.ack(given_back)
         assert (await broker.jobs.depth(queue)).messages == 0
+        await broker.queues.delete(queue)
+        await broker.work.nak(given_back)  # to nobody
 
 
 # -- pulling --------------------------------------------------------------------------------------------------------

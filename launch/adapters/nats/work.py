@@ -17,6 +17,7 @@ from nats.aio.msg import Msg
 from launch import subjects
 from launch.adapters.nats.answer import take_out
 from launch.adapters.nats.connection import Connection
+from launch.adapters.nats.failures import STREAM_NOT_FOUND, ApiError
 from launch.adapters.nats.pull import SHORT_TOKEN, Round
 from launch.adapters.nats.queues import (
     FOREVER,
@@ -212,7 +213,14 @@ class NatsWork:
         if len(parts) != SHORT_TOKEN or parts[_DELIVERED_AS] != "0":
             return reply
         queue = subjects.queue_of_stream(parts[2])
-        consumers = [] if queue is None else await list_consumers(self._connection, queue)
+        if queue is None:
+            return reply
+        try:
+            consumers = await list_consumers(self._connection, queue)
+        except ApiError as error:
+            if error.err_code != STREAM_NOT_FOUND:
+                raise
+            return reply  # nobody is there to take the job back
         last = next((item["delivered"]["consumer_seq"] for item in consumers if item["name"] == parts[3]), 0)
         return ".".join([*parts[:_DELIVERED_AS], str(last), *parts[_DELIVERED_AS + 1 :]])
 
