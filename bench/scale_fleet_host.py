@@ -112,10 +112,11 @@ async def host(kind: str, url: str, queue: str, first: int, count: int) -> None:
             lives.append(asyncio.create_task(life, name=f"agent {number}"))
         print("ready", flush=True)
         while await reader.readline():
-            print(json.dumps(came), flush=True)
+            answer = json.dumps(came)
             came.clear()
             gc.collect()
             gc.freeze()  # an agent's own heap is a five-hundredth of this one: nobody waits so long for its collection
+            print(answer, flush=True)
         stop.set()
         for task in lives:
             task.cancel()
