@@ -26,7 +26,14 @@ from nats.aio.msg import Msg
 from launch import subjects
 from launch.adapters.chunking import chunked
 from launch.adapters.nats.connection import Connection, header_of, parse_time, status_of
-from launch.adapters.nats.failures import MESSAGE_NOT_FOUND, STREAM_FULL, STREAM_NOT_FOUND, ApiError, NobodyAnswered
+from launch.adapters.nats.failures import (
+    MESSAGE_NOT_FOUND,
+    STREAM_FULL,
+    STREAM_NOT_FOUND,
+    WRONG_LAST_SEQUENCE,
+    ApiError,
+    NobodyAnswered,
+)
 from launch.adapters.nats.reader import read_stream
 from launch.adapters.nats.upload import Upload
 from launch.errors import BrokerError, BrokerUnavailable, NotFound, StoreClosed, StoreError, StoreUnavailable
@@ -43,6 +50,8 @@ NAME_LIMIT = 1024
 
 LEFT_OVER_AFTER = timedelta(minutes=10)
 """Chunks without a file that are older belong to a put that was killed, not to one that goes on."""
+TWIN_PAUSES_S = (0.0, 0.05, 0.1, 0.2, 0.4)
+"""Between the tries to say what a name stands for, while others do so, too."""
 
 _DIGEST = "SHA-256="
 
@@ -90,10 +99,11 @@ class NatsFiles:
             upload = Upload(self._connection, self._stream, self._chunks(nuid))
             try:
                 meta = await self._upload(name, nuid, data, upload)
-                if upload.chunks > 1 and (twin := await self._twin(meta, before)) is not None:
+                if upload.chunks < 2:
+                    await self._publish_meta(meta, upload.chunks)
+                elif (twin := await self._publish_once(meta, upload.chunks, before)) is not None:
                     await self._undo(name, nuid, upload)
                     return twin.stored()
-                await self._publish_meta(meta, upload.chunks)
             except BaseException as error:
                 undoing = self._in_background(self._undo(name, nuid, upload), f"take away the chunks of {name}")
                 if not isinstance(error, asyncio.CancelledError | GeneratorExit | BrokerUnavailable):
@@ -184,14 +194,30 @@ class NatsFiles:
         encoded = _DIGEST + base64.urlsafe_b64encode(digest.digest()).decode()
         return _Meta(name, nuid, size, encoded, chunk_bytes, deleted=False)
 
-    async def _twin(self, meta: _Meta, before: _Meta | None) -> _Meta | None:
-        """The same content under the same name, if somebody else has stored it meanwhile: one of the two is enough."""
-        now = await self._meta(meta.name)
-        if now is None or now.deleted or (before is not None and now.nuid == before.nuid):
-            return None
-        return now if (now.size, now.digest) == (meta.size, meta.digest) else None
+    async def _publish_once(self, meta: _Meta, chunks: int, before: _Meta | None) -> _Meta | None:
+        """Publish it, unless somebody else has stored the same content under the same name meanwhile: then that one."""
+        for pause_s in TWIN_PAUSES_S:
+            msg = await self._last(meta.name)
+            now = None if msg is None else _parsed(msg)
+            if now is not None and now.nuid == meta.nuid:
+                return None  # stored, though that was not heard
+            new = now is not None and not now.deleted and (before is None or now.nuid != before.nuid)
+            if now is not None and new and (now.size, now.digest) == (meta.size, meta.digest):
+                return now
+            seq = 0 if msg is None else int(header_of(msg, "Nats-Sequence") or 0)
+            try:
+                await self._publish_meta(meta, chunks, after_seq=seq)
+            except ApiError as error:
+                if error.err_code not in WRONG_LAST_SEQUENCE:
+                    raise
+                await asyncio.sleep(pause_s)
+            else:
+                return None
+        await self._publish_meta(meta, chunks)  # the reader of the last one lags behind: the last that comes counts
+        return None
 
-    async def _publish_meta(self, meta: _Meta, chunks: int) -> None:
+    async def _publish_meta(self, meta: _Meta, chunks: int, *, after_seq: int | None = None) -> None:
+        """With `after_seq`, only if that is still the name's last message; 0 is none."""
         body: dict[str, Any] = {
             "name": meta.name,
             "options": {"max_chunk_size": meta.chunk_bytes},
@@ -205,8 +231,11 @@ class NatsFiles:
         if meta.deleted:
             body["deleted"] = True
         subject = self._meta_subject(meta.name)
+        headers = {"Nats-Rollup": "sub"}
+        if after_seq is not None:
+            headers["Nats-Expected-Last-Subject-Sequence"] = str(after_seq)
         try:
-            await self._connection.publish_stored(subject, json.dumps(body).encode(), headers={"Nats-Rollup": "sub"})
+            await self._connection.publish_stored(subject, json.dumps(body).encode(), headers=headers)
         except BrokerUnavailable:
             # It may be there all the same.
             now = await self._meta(meta.name)
@@ -249,6 +278,11 @@ class NatsFiles:
     # -- reading ------------------------------------------------------------------------------------------------
 
     async def _meta(self, name: str) -> _Meta | None:
+        msg = await self._last(name)
+        return None if msg is None else _parsed(msg)
+
+    async def _last(self, name: str) -> Msg | None:
+        """The name's last message."""
         subject = self._meta_subject(name)
         try:
             answer = await self._connection.request(
@@ -257,7 +291,7 @@ class NatsFiles:
         except NobodyAnswered:
             await self._connection.api(f"STREAM.INFO.{self._stream}")  # raises ApiError if there is no such store
             raise
-        return None if status_of(answer) else _parsed(answer)
+        return None if status_of(answer) else answer
 
     def _chunks(self, nuid: str) -> str:
         return f"$O.{self._store}.C.{nuid}"
