@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import aclosing
+from typing import Any
 
 import structlog
 
@@ -45,6 +46,8 @@ STATIC_PATIENCE_S = 300.0
 CRASHES_KEPT = 1000
 CRASH_DELAY_S = 2.0
 HOPELESS_DELAY_S = 300.0
+ANSWER_S = 5.0
+"""How long a drain waits for an answer that is being given: longer only if the broker is away."""
 
 _log = structlog.get_logger(__name__)
 
@@ -88,6 +91,11 @@ class Intake:
         self._crashes: dict[JobId, int] = {}
         self._passed_on = False
         """What it could not run goes to others first: a full agent asks before an idle one, and would get it back."""
+        self._draining = False
+
+    def drain(self) -> None:
+        """Be cancelled gently from now on: an answer that is being given is given whole."""
+        self._draining = True
 
     async def run(self) -> None:
         """Take work until cancelled."""
@@ -160,16 +168,19 @@ class Intake:
         """Deal with one delivery: whatever happens, it is answered or runs."""
         fresh = delivery.delivered == 1
         while True:
+            answer: asyncio.Task[None] | None = None
             try:
                 offer = await self._claims.look(delivery, fresh=fresh)
-                await self._decide(offer)
+                answer = asyncio.create_task(await self._decide(offer), name="answer a delivery")
+                await asyncio.shield(answer)
             except Conflict:
                 fresh = False  # somebody changed the record: look again
                 continue
             except asyncio.CancelledError:
-                # The agent stops: somebody else need not wait for the ack wait.
-                with contextlib.suppress(BrokerError):
-                    await self._broker.work.nak(delivery.reply)
+                if answer is None or not await self._is_given(answer):
+                    # The agent stops: somebody else need not wait for the ack wait.
+                    with contextlib.suppress(BrokerError):
+                        await self._broker.work.nak(delivery.reply)
                 raise
             except Unreadable as error:
                 await self._set_aside(delivery, error)
@@ -180,6 +191,20 @@ class Intake:
                 log.exception("the agent failed at this delivery")
                 await self._set_aside(delivery, error)
             return
+
+    async def _is_given(self, answer: asyncio.Task[None]) -> bool:
+        """Whether an answer that the agent's end came upon is given after all.
+
+        Half of one costs somebody else: a claim that nobody runs costs its job an interruption, and an end that is
+        recorded without its ack leaves the message in the queue.
+        """
+        try:
+            if self._draining:
+                await asyncio.wait({answer}, timeout=ANSWER_S)
+        finally:
+            answer.cancel()
+        await asyncio.wait({answer})
+        return not answer.cancelled() and answer.exception() is None
 
     async def _set_aside(self, delivery: Delivery, error: Exception) -> None:
         """Give a message that broke our own code back, and the third time record it as failed: it never loops."""
@@ -203,47 +228,51 @@ class Intake:
             self._crashes[job] = count
         await self._broker.work.nak(delivery.reply, delay_s=delay_s)
 
-    async def _decide(self, offer: Offer) -> None:
+    async def _decide(self, offer: Offer) -> Coroutine[Any, Any, None]:
+        """The answer to a delivery, still to be given."""
         if offer.decision.verdict not in (Verdict.CLAIM, Verdict.TAKE_OVER):
-            await self._claims.answer(offer)
-            return
+            return self._claims.answer(offer)
         try:
             spec = read_job(offer.delivery.message, self._queue())
         except SpecError as error:
-            await self._claims.refuse(offer, Reason.INVALID_SPEC, error.message)
-            return
+            return self._claims.refuse(offer, Reason.INVALID_SPEC, error.message)
         waited_s = (self._clock.now() - offer.delivery.message.published_at).total_seconds()
         if spec.expire_after is not None and waited_s > spec.expire_after and not offer.started_before:
             message = f"waited {show_duration(waited_s)}, expire_after is {show_duration(spec.expire_after)}"
-            await self._claims.refuse(offer, Reason.EXPIRED, message, spec)
-            return
+            return self._claims.refuse(offer, Reason.EXPIRED, message, spec)
         if denied := denials(spec, self._policy, self._queue()):
-            await self._claims.refuse(offer, Reason.POLICY_DENIED, account(denied), spec)
-            return
+            return self._claims.refuse(offer, Reason.POLICY_DENIED, account(denied), spec)
         amount = spec.resources.amount()
         decision = await self._fit(offer, spec, amount)
-        log = _log.bind(job=str(offer.delivery.message.job), why=decision.why)
         match decision.fit:
             case Fit.RUN:
-                await self._claim(offer, spec, amount)
+                return self._claim(offer, spec, amount)
             case Fit.NEVER:
-                await self._claims.refuse(offer, Reason.UNSCHEDULABLE, decision.why, spec)
+                return self._claims.refuse(offer, Reason.UNSCHEDULABLE, decision.why, spec)
             case Fit.PASS_ON | Fit.HOLD:
-                self._passed_on = True
-                await self._broker.work.nak(offer.delivery.reply, delay_s=decision.delay_s)
-                log.info("passed on", delay_s=decision.delay_s)
+                return self._pass_on(offer, decision)
 
-    async def _claim(self, offer: Offer, spec: JobSpec, amount: Amount) -> None:
+    async def _pass_on(self, offer: Offer, decision: FitDecision) -> None:
+        self._passed_on = True
+        await self._broker.work.nak(offer.delivery.reply, delay_s=decision.delay_s)
+        job = str(offer.delivery.message.job)
+        _log.info("passed on", job=job, why=decision.why, delay_s=decision.delay_s)
+
+    def _claim(self, offer: Offer, spec: JobSpec, amount: Amount) -> Coroutine[Any, Any, None]:
+        """Keep the room at once; the claim itself is still to be made."""
         job = offer.delivery.message.job
         earlier = self._holds.get(job)
         if earlier is not None and self._holds.ledger.find(job) is not None:
             # This agent was taken for lost, its job was tried elsewhere, and comes back before that has been noticed.
             earlier.ask_to_stop(StopCause.FENCED)
-            await self._broker.work.nak(offer.delivery.reply, delay_s=RECHECK_S)
-            return
+            return self._broker.work.nak(offer.delivery.reply, delay_s=RECHECK_S)
         self._holds.reserve(job, amount)
         if spec.pull is not Pull.ALWAYS:
             self._expect(spec.image)
+        return self._make_mine(offer, spec)
+
+    async def _make_mine(self, offer: Offer, spec: JobSpec) -> None:
+        job = offer.delivery.message.job
         try:
             hold = await self._claims.claim(offer, spec)
         except BaseException:

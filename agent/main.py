@@ -289,6 +289,7 @@ class Agent:
             making = jobs.create_task(self._next.run(), name="container ahead")
             stopping = jobs.create_task(stop.wait(), name="stop")
             await asyncio.wait({taking, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            intake.drain()
             taking.cancel()
             looking.cancel()
             making.cancel()

@@ -10,8 +10,9 @@ import pytest
 from launch.core.states import Reason, State
 from launch.ports import Synced
 from launch.presence import AgentPresence, AgentState
+from launch.record import JobRecord
 from tests.fakes.engine import Script
-from tests.unit.agent.worlds import ACK_WAIT_S, HOLD, QUEUE, World, make_world, simulated
+from tests.unit.agent.worlds import ACK_WAIT_S, HOLD, QUEUE, Worker, World, make_world, simulated
 
 
 async def watch_states(world: World, seen: list[str]) -> None:
@@ -161,6 +162,79 @@ async def test_a_drain_that_takes_too_long_gives_its_jobs_back_without_spending_
         for job in jobs:
             again = await world.until(job, State.RUNNING)
             assert (again.agent, again.attempt) == ("b", 2)
+
+
+def stop_after(worker: Worker, state: State) -> None:
+    """Have the agent asked to stop once it has written a record in this state, before it does anything more."""
+
+    async def stop(record: JobRecord) -> None:
+        if record.state is state:
+            worker.stop.set()
+            await asyncio.sleep(1)
+
+    worker.records.on_stored = stop
+
+
+@simulated
+async def test_a_drain_that_comes_upon_a_refusal_lets_it_be_made() -> None:
+    world = make_world()
+    async with world.agent() as worker:
+        stop_after(worker, State.FAILED)
+        job = world.raw(b"no job")
+        await worker.task
+    assert (await world.record(job)).reason is Reason.INVALID_SPEC
+    assert world.journal.steps("nak", "term") == ["term"]
+    assert world.waiting() == 0
+
+
+@simulated
+async def test_a_drain_that_comes_upon_a_claim_runs_its_job() -> None:
+    world = make_world()
+    async with world.agent() as worker:
+        stop_after(worker, State.PREPARING)
+        job = world.submit()
+        await worker.task
+    record = await world.record(job)
+    assert (record.state, record.agent, record.attempt, record.interruptions) == (State.SUCCEEDED, "a", 1, 0)
+    assert world.journal.steps("nak", "ack") == ["ack"]
+    assert world.waiting() == 0
+
+
+@simulated
+async def test_a_drain_waits_only_a_while_for_an_answer_that_the_broker_does_not_take() -> None:
+    world = make_world()
+    async with world.agent() as worker:
+
+        async def away(record: JobRecord) -> None:
+            worker.stop.set()
+            worker.broker.disconnect()
+
+        worker.records.on_stored = away
+        job = world.raw(b"no job")
+        begun = asyncio.get_running_loop().time()
+        await worker.task
+        assert asyncio.get_running_loop().time() - begun < 10
+    # Whoever gets it next finds that it has ended.
+    assert (await world.record(job)).state is State.FAILED
+    assert world.waiting() == 1
+    async with world.agent(agent_id="b"):
+        await world.journal.until("ack")
+    assert world.waiting() == 0
+
+
+@simulated
+async def test_an_agent_that_leaves_at_once_does_not_finish_a_claim() -> None:
+    world = make_world()
+    async with world.agent() as worker:
+
+        async def leave(record: JobRecord) -> None:
+            worker.abort.set()
+            await asyncio.sleep(1)
+
+        worker.records.on_stored = leave
+        world.submit(command=HOLD)
+        await worker.task
+    assert world.engine.containers == {}
 
 
 @simulated
