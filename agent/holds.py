@@ -75,10 +75,9 @@ class Holds:
         A job that is being claimed is in neither: whoever reads both never sees room gone without the job that has it.
         """
         free = self.ledger.capacity
-        for job in self._claimed:
-            holding = self.ledger.find(job)
-            if holding is not None:
-                free -= holding.amount
+        for hold in self._claimed.values():
+            if self.ledger.find(hold.job) is hold.holding:
+                free -= hold.holding.amount
         return free
 
     def reserve(self, job: JobId, amount: Amount) -> Holding:
@@ -87,9 +86,9 @@ class Holds:
         self._touch()
         return holding
 
-    def unreserve(self, job: JobId) -> None:
-        """Give back a job's resources; the job itself may still be held (its container has exited)."""
-        self.ledger.release(job)
+    def unreserve(self, job: JobId, holding: Holding) -> None:
+        """Give back an attempt's resources; the job itself may still be held (its container has exited)."""
+        self.ledger.release(job, holding)
         self._touch()
 
     def add(self, hold: Hold) -> None:
@@ -101,7 +100,7 @@ class Holds:
         """This attempt is done with, whatever it came to. The job's next one may be held here already, and stays."""
         if self._claimed.get(hold.job) is hold:
             del self._claimed[hold.job]
-            self.ledger.release(hold.job)
+            self.ledger.release(hold.job, hold.holding)
             self._touch()
 
     def keep_back(self, job: JobId, reply: str, spec: JobSpec) -> None:

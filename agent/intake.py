@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import aclosing
-from typing import Any
+from typing import Any, TypeAlias
 
 import structlog
 
@@ -18,6 +18,7 @@ from agent.claims import Claims, Offer
 from agent.core.claim import Verdict
 from agent.core.crash import account_of
 from agent.core.fitting import Fit, FitDecision, decide_fit
+from agent.core.ledger import Holding
 from agent.core.outcome import StopCause
 from agent.core.policy import account, denials
 from agent.holds import Hold, Holds
@@ -48,6 +49,9 @@ CRASH_DELAY_S = 2.0
 HOPELESS_DELAY_S = 300.0
 ANSWER_S = 5.0
 """How long a drain waits for an answer that is being given: longer only if the broker is away."""
+
+Answer: TypeAlias = Coroutine[Any, Any, None]
+"""What is to be done about a delivery: carried out once awaited."""
 
 _log = structlog.get_logger(__name__)
 
@@ -92,10 +96,17 @@ class Intake:
         self._passed_on = False
         """What it could not run goes to others first: a full agent asks before an idle one, and would get it back."""
         self._draining = False
+        self._giving: asyncio.Task[None] | None = None
 
     def drain(self) -> None:
         """Be cancelled gently from now on: an answer that is being given is given whole."""
         self._draining = True
+
+    def leave(self) -> None:
+        """Give no answer any more: a claim that came to its end now could not start its job."""
+        self._draining = False
+        if self._giving is not None:
+            self._giving.cancel()
 
     async def run(self) -> None:
         """Take work until cancelled."""
@@ -168,43 +179,51 @@ class Intake:
         """Deal with one delivery: whatever happens, it is answered or runs."""
         fresh = delivery.delivered == 1
         while True:
-            answer: asyncio.Task[None] | None = None
             try:
-                offer = await self._claims.look(delivery, fresh=fresh)
-                answer = asyncio.create_task(await self._decide(offer), name="answer a delivery")
-                await asyncio.shield(answer)
+                await self._give(delivery, await self._weigh(delivery, fresh=fresh))
             except Conflict:
                 fresh = False  # somebody changed the record: look again
                 continue
-            except asyncio.CancelledError:
-                if answer is None or not await self._is_given(answer):
-                    # The agent stops: somebody else need not wait for the ack wait.
-                    with contextlib.suppress(BrokerError):
-                        await self._broker.work.nak(delivery.reply)
-                raise
             except Unreadable as error:
-                await self._set_aside(delivery, error)
+                await self._give(delivery, self._set_aside(delivery, error))
             except LaunchError:
                 raise
             except Exception as error:  # a defect of ours that this message brings out must not end the agent
                 log = _log.bind(job=str(delivery.message.job))
                 log.exception("the agent failed at this delivery")
-                await self._set_aside(delivery, error)
+                await self._give(delivery, self._set_aside(delivery, error))
             return
 
-    async def _is_given(self, answer: asyncio.Task[None]) -> bool:
-        """Whether an answer that the agent's end came upon is given after all.
+    async def _weigh(self, delivery: Delivery, *, fresh: bool) -> Answer:
+        """The answer to a delivery, still to be given."""
+        try:
+            return await self._decide(await self._claims.look(delivery, fresh=fresh))
+        except asyncio.CancelledError:
+            await self._give_back(delivery)
+            raise
+
+    async def _give(self, delivery: Delivery, answer: Answer) -> None:
+        """Give an answer; a drain that comes upon it lets it be given whole.
 
         Half of one costs somebody else: a claim that nobody runs costs its job an interruption, and an end that is
         recorded without its ack leaves the message in the queue.
         """
+        giving = self._giving = asyncio.create_task(answer, name="answer a delivery")
         try:
+            await asyncio.shield(giving)
+        except asyncio.CancelledError:
             if self._draining:
-                await asyncio.wait({answer}, timeout=ANSWER_S)
-        finally:
-            answer.cancel()
-        await asyncio.wait({answer})
-        return not answer.cancelled() and answer.exception() is None
+                await asyncio.wait({giving}, timeout=ANSWER_S)
+            giving.cancel()
+            await asyncio.wait({giving})
+            if giving.cancelled() or giving.exception() is not None:
+                await self._give_back(delivery)
+            raise
+
+    async def _give_back(self, delivery: Delivery) -> None:
+        """The agent stops: somebody else need not wait for the ack wait."""
+        with contextlib.suppress(BrokerError):
+            await self._broker.work.nak(delivery.reply)
 
     async def _set_aside(self, delivery: Delivery, error: Exception) -> None:
         """Give a message that broke our own code back, and the third time record it as failed: it never loops."""
@@ -228,8 +247,7 @@ class Intake:
             self._crashes[job] = count
         await self._broker.work.nak(delivery.reply, delay_s=delay_s)
 
-    async def _decide(self, offer: Offer) -> Coroutine[Any, Any, None]:
-        """The answer to a delivery, still to be given."""
+    async def _decide(self, offer: Offer) -> Answer:
         if offer.decision.verdict not in (Verdict.CLAIM, Verdict.TAKE_OVER):
             return self._claims.answer(offer)
         try:
@@ -258,7 +276,7 @@ class Intake:
         job = str(offer.delivery.message.job)
         _log.info("passed on", job=job, why=decision.why, delay_s=decision.delay_s)
 
-    def _claim(self, offer: Offer, spec: JobSpec, amount: Amount) -> Coroutine[Any, Any, None]:
+    def _claim(self, offer: Offer, spec: JobSpec, amount: Amount) -> Answer:
         """Keep the room at once; the claim itself is still to be made."""
         job = offer.delivery.message.job
         earlier = self._holds.get(job)
@@ -266,20 +284,20 @@ class Intake:
             # This agent was taken for lost, its job was tried elsewhere, and comes back before that has been noticed.
             earlier.ask_to_stop(StopCause.FENCED)
             return self._broker.work.nak(offer.delivery.reply, delay_s=RECHECK_S)
-        self._holds.reserve(job, amount)
+        holding = self._holds.reserve(job, amount)
         if spec.pull is not Pull.ALWAYS:
             self._expect(spec.image)
-        return self._make_mine(offer, spec)
+        return self._make_mine(offer, spec, holding)
 
-    async def _make_mine(self, offer: Offer, spec: JobSpec) -> None:
+    async def _make_mine(self, offer: Offer, spec: JobSpec, holding: Holding) -> None:
         job = offer.delivery.message.job
         try:
             hold = await self._claims.claim(offer, spec)
         except BaseException:
-            self._holds.unreserve(job)
+            self._holds.unreserve(job, holding)
             raise
         if hold is None:
-            self._holds.unreserve(job)
+            self._holds.unreserve(job, holding)
         else:
             self._start(hold)
 

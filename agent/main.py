@@ -288,12 +288,16 @@ class Agent:
             looking = jobs.create_task(ahead.run(), name="images ahead")
             making = jobs.create_task(self._next.run(), name="container ahead")
             stopping = jobs.create_task(stop.wait(), name="stop")
-            await asyncio.wait({taking, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            intake.drain()
-            taking.cancel()
-            looking.cancel()
-            making.cancel()
-            await asyncio.wait({taking, looking, making})
+            try:
+                await asyncio.wait({taking, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                intake.drain()
+                taking.cancel()
+                looking.cancel()
+                making.cancel()
+                await asyncio.wait({taking, looking, making})
+            except asyncio.CancelledError:
+                intake.leave()
+                raise
             self._presence.drain()
             _log.info("draining", jobs=len(self._holds))
             await self._next.close()

@@ -98,7 +98,7 @@ class Runner:
                 message = f"the agent itself failed: {account_of(error)}; {where}"
                 outcome = Outcome(Event.FAIL, Reason.ENGINE_ERROR, message, None, crashed=True)
                 await put_away(self._engine, name)  # it may still run, and nobody would look after it
-            self._holds.unreserve(hold.job)
+            self._holds.unreserve(hold.job, hold.holding)
             await self._claims.settle(hold, outcome)
             log.info(
                 "job ended",
@@ -136,7 +136,7 @@ class Runner:
             ended = await self._supervise(hold, started)
             watching.cancel()
             reported.exited()
-            self._holds.unreserve(hold.job)
+            self._holds.unreserve(hold.job, hold.holding)
             await announcing
             await resumed.wait()
             output = await pump.finish()

@@ -76,9 +76,12 @@ class Ledger:
         """What a job holds, or None."""
         return self._held.get(job)
 
-    def release(self, job: JobId) -> None:
-        """Take back what a job holds; nothing happens if it holds nothing."""
-        holding = self._held.pop(job, None)
-        if holding is not None:
+    def release(self, job: JobId, holding: Holding) -> None:
+        """Take back what a job holds; nothing happens if it holds nothing, or something else by now.
+
+        What is put away late of one attempt must not free what the job's next one holds.
+        """
+        if self._held.get(job) is holding:
+            del self._held[job]
             self._free += holding.amount
             self._free_gpus.extend(holding.gpus)

@@ -25,7 +25,7 @@ def test_a_job_holds_what_it_asks_for_until_it_is_released() -> None:
     assert holding == Holding(amount(1000, 200, 2), ("GPU-a", "GPU-b"))
     assert ledger.held_by(A) == holding
     assert ledger.free == Amount(cpu_milli=3000, memory_bytes=800, gpus=1, slots=3)
-    ledger.release(A)
+    ledger.release(A, holding)
     assert ledger.free == ledger.capacity == CAPACITY
     with pytest.raises(KeyError):
         ledger.held_by(A)
@@ -41,12 +41,22 @@ def test_what_does_not_fit_is_refused_with_the_numbers_and_changes_nothing() -> 
 
 def test_a_job_holds_once() -> None:
     ledger = Ledger(CAPACITY, GPUS)
-    ledger.hold(A, amount(1000))
+    holding = ledger.hold(A, amount(1000))
     with pytest.raises(ValueError, match="q/1 holds resources already"):
         ledger.hold(A, amount(1000))
-    ledger.release(A)
-    ledger.release(A)
+    ledger.release(A, holding)
+    ledger.release(A, holding)
     assert ledger.free == CAPACITY
+
+
+def test_a_late_release_of_one_attempt_leaves_the_next_ones() -> None:
+    ledger = Ledger(CAPACITY, GPUS)
+    first = ledger.hold(A, amount(gpus=1))
+    ledger.release(A, first)
+    second = ledger.hold(A, amount(gpus=1))
+    ledger.release(A, first)
+    assert ledger.held_by(A) is second
+    assert ledger.free.gpus == 2
 
 
 def test_load_is_the_fullest_dimension() -> None:
@@ -74,8 +84,8 @@ def test_free_and_held_are_the_capacity_and_no_gpu_is_shared(plan: list[tuple[Jo
     held: dict[JobId, Holding] = {}
     for job, wanted in plan:
         if wanted is None:
-            ledger.release(job)
-            held.pop(job, None)
+            if job in held:
+                ledger.release(job, held.pop(job))
         elif job in held or not wanted.fits_in(ledger.free):
             with pytest.raises(ValueError, match=str(job)):
                 ledger.hold(job, wanted)

@@ -391,6 +391,31 @@ async def test_an_attempt_whose_container_goes_slowly_does_not_take_its_successo
     assert world.journal.count_of("start") == 2
 
 
+@simulated
+async def test_an_attempt_that_is_put_away_while_the_next_is_claimed_does_not_free_what_that_one_holds() -> None:
+    world = make_world()
+    world.engine.gates["remove"] = asyncio.Event()
+    world.engine.scripts["x",] = Script(exit_code=1)
+    async with world.agent(gpus=("GPU-a", "GPU-b")) as worker:
+
+        async def put_away(record: JobRecord) -> None:
+            if (record.attempt, record.state) == (2, State.PREPARING):
+                world.engine.gates["remove"].set()
+                await asyncio.sleep(1)
+
+        worker.records.before_write = put_away
+        job = world.submit(command=["x"], retries=1, resources={"cpu": 3, "gpu": 1})
+        await world.until(job, State.QUEUED)
+        world.engine.scripts["x",] = Script(hold=True)
+        first = await world.until(job, lambda record: record.state is State.RUNNING and record.attempt == 2)
+        other = world.submit(command=HOLD, resources={"cpu": 1, "gpu": 1})
+        second = await world.until(other, State.RUNNING)
+        assert set(first.gpus) | set(second.gpus) == {"GPU-a", "GPU-b"}
+        entry = await world.presence(lambda entry: entry is not None and len(entry.holds) == 2)
+        assert entry is not None
+        assert (entry.free.cpu_milli, entry.free.gpus) == (0, 0)
+
+
 # -- our own defects --------------------------------------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ from contextlib import aclosing
 
 import pytest
 
+from agent.intake import CRASH_DELAY_S
 from launch.core.states import Reason, State
 from launch.ports import Synced
 from launch.presence import AgentPresence, AgentState
@@ -223,18 +224,50 @@ async def test_a_drain_waits_only_a_while_for_an_answer_that_the_broker_does_not
 
 
 @simulated
-async def test_an_agent_that_leaves_at_once_does_not_finish_a_claim() -> None:
+async def test_a_drain_that_comes_upon_a_message_that_is_set_aside_lets_that_be_done() -> None:
+    world = make_world()
+    async with world.agent() as worker:
+
+        async def broken(record: JobRecord) -> None:
+            raise ZeroDivisionError
+
+        async def stop(reply: str, *, delay_s: float = 0.0) -> None:
+            worker.stop.set()
+            await asyncio.sleep(1)
+            given.append(delay_s)
+
+        given: list[float] = []
+        worker.records.before_write = broken
+        worker.broker.work.nak = stop  # type: ignore[method-assign]
+        world.submit()
+        await worker.task
+    assert given == [CRASH_DELAY_S]
+
+
+@pytest.mark.parametrize("drains", [False, True])
+@simulated
+async def test_an_agent_that_leaves_at_once_does_not_finish_a_claim(drains: bool) -> None:
     world = make_world()
     async with world.agent() as worker:
 
         async def leave(record: JobRecord) -> None:
+            if drains:
+                worker.stop.set()
+                await asyncio.sleep(0.5)
             worker.abort.set()
-            await asyncio.sleep(1)
+            await asyncio.sleep(3)
 
         worker.records.on_stored = leave
-        world.submit(command=HOLD)
+        job = world.submit(command=HOLD)
+        begun = asyncio.get_running_loop().time()
         await worker.task
+        assert asyncio.get_running_loop().time() - begun < 1
     assert world.engine.containers == {}
+    assert await world.client.agents.get("a") is None
+    async with world.agent(agent_id="b"):
+        again = await world.until(job, State.RUNNING)
+        assert (again.agent, again.attempt) == ("b", 2)
+        assert asyncio.get_running_loop().time() - begun < ACK_WAIT_S
 
 
 @simulated
