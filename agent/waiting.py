@@ -36,10 +36,10 @@ class Waiting:
         self._hold = hold
         self._where = where
         self._news: asyncio.Task[None] | None = None
-        self._since_s = 0.0
+        self._since_s: float | None = None
+        """When it first failed; None: not yet."""
 
     async def __aenter__(self) -> Waiting:
-        self.begin()
         return self
 
     async def __aexit__(
@@ -53,13 +53,13 @@ class Waiting:
 
     def begin(self) -> None:
         """Patience starts anew, for something else."""
-        self._since_s = asyncio.get_running_loop().time()
+        self._since_s = None
 
     def goes_on(self, what: str, error: LaunchError, progress: bool) -> bool:
         """Whether to try again to store `what`; `progress`: something was stored since the last failure."""
         hold, now_s = self._hold, asyncio.get_running_loop().time()
         away = self._where == IN_NATS and self._services.broker.connected_since is None
-        if progress or away:
+        if progress or away or self._since_s is None:
             self._since_s = now_s
         limit_s = self._services.settings.store_patience_s
         if hold.stop.done():

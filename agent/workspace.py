@@ -5,10 +5,10 @@ are opened to everybody, which costs some tens of milliseconds; so does each of 
 that has none of these pays two looks at a folder, a few milliseconds together.
 
 At the end the checkpoint comes before the artifacts: when the machine is being taken away, it is what the next attempt
-goes on from. A store that does not answer is asked again for `store_patience_s` after the last thing that it took (for
-`STOPPED_PATIENCE_S` once the job has been told to stop; for as long as the broker itself is away if that is the store,
-since the outcome can't be recorded either; in no case longer than the machine is there), and the record says so.
-Whatever becomes of the files, what the job came to stays what it is.
+goes on from. A store that does not answer is asked again for `store_patience_s` after its first failure, or the last
+thing that it took since (for `STOPPED_PATIENCE_S` once the job has been told to stop; for as long as the broker itself
+is away if that is the store, since the outcome can't be recorded either; in no case longer than the machine is there),
+and the record says so. Whatever becomes of the files, what the job came to stays what it is.
 """
 
 from __future__ import annotations

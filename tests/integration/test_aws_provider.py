@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import math
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, suppress
 from typing import Any
@@ -309,8 +310,9 @@ async def test_a_replay_by_another_scaler_starts_nothing_more(account: Account) 
     spec = account.asked()
     first = await account.provide(spec)
     intent = await account.intent(first, spec, 2)
-    account.proxy.faults = Faults(invisible_s=5.0)
     made = {instance.id for instance in (await first.launch(intent)).instances}
+    for instance in account.proxy.instances.values():
+        instance.visible_at = math.inf
     second = await account.provide(spec)
     assert await second.list() == []  # EC2 does not show them yet.
     assert {instance.id for instance in (await second.launch(intent)).instances} == made
@@ -336,12 +338,13 @@ async def test_a_token_that_was_used_otherwise_finds_what_it_started(account: Ac
 async def test_what_ec2_does_not_show_yet_is_listed_and_can_be_ended(account: Account) -> None:
     spec = account.asked()
     provider = await account.provide(spec)
-    account.proxy.faults = Faults(invisible_s=1.5)
     (instance,) = (await account.launch(provider, spec, 1)).instances
+    account.proxy.instances[instance.id].visible_at = math.inf
     assert [known.id for known in await provider.list()] == [instance.id]
     await provider.stop(instance.id, StopMode.KILL)
     assert account.proxy.calls("TerminateInstances")[0].outcome == "InvalidInstanceID.NotFound"
     assert [known.state for known in await provider.list()] == [InstanceState.STOPPING]
+    account.proxy.instances[instance.id].visible_at = 0
     await until(provider, [])
     assert account.proxy.live(nats_launch_cluster=account.cluster) == []
 

@@ -136,7 +136,7 @@ async def test_an_image_that_cannot_be_pulled_costs_one_instance_at_a_time_and_i
     circle.fleet.bad_images.add(AGENT_IMAGE)
     await circle.apply()
     proxy = circle.proxy
-    patience = {"LAUNCH_SCALER_BOOT_DEADLINE_S": "5", "LAUNCH_SCALER_BACKOFF_FIRST_S": "1"}
+    patience = {"LAUNCH_SCALER_BOOT_DEADLINE_S": "20", "LAUNCH_SCALER_BACKOFF_FIRST_S": "1"}
     async with circle.scaler(**patience):
         await circle.publish("sleep", "2", count=6)
         await proxy.until(lambda: bool(proxy.calls("TerminateInstances")), 60)

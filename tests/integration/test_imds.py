@@ -123,6 +123,7 @@ async def test_who_does_not_answer_has_nothing_to_say(
     metadata.hang.clear()
     assert await client.interruption() is None
     metadata.hang.set()
+    monkeypatch.setattr(imds, "TIMEOUT_S", 20)
     metadata.notice = json.dumps({"action": "stop", "time": "2026-03-01T08:22:00Z"})
     assert await client.interruption() is not None
 

@@ -17,29 +17,34 @@ from tests.support.moto import MotoServer
 ECR = "123456789012.dkr.ecr.us-west-2.amazonaws.com"
 
 
-def config(folder: Path, script: str | None, **more: object) -> DockerConfig:
+def config(folder: Path, script: str | None, *, limit_s: float = 20.0, **more: object) -> DockerConfig:
     """Logins whose store is a helper with this script; without one it is not installed."""
     if script is not None:
         helper = folder / "docker-credential-test"
         helper.write_text(f"#!/bin/sh\n{script}\n")
         helper.chmod(0o755)
     (folder / "config.json").write_text(json.dumps({"credsStore": "test", **more}))
-    return DockerConfig({"DOCKER_CONFIG": str(folder), "PATH": f"{folder}:/usr/bin:/bin"}, helper_limit_s=0.5)
+    return DockerConfig({"DOCKER_CONFIG": str(folder), "PATH": f"{folder}:/usr/bin:/bin"}, helper_limit_s=limit_s)
 
 
 @pytest.mark.parametrize(
-    ("script", "trouble"),
+    ("script", "limit_s", "trouble"),
     [
-        ("exec sleep 60", "docker-credential-test did not answer within 0.5 s"),
-        ("echo pa55w0rd; exit 3", "docker-credential-test failed with exit code 3"),
-        ("echo pa55w0rd", "docker-credential-test answered with something else than JSON"),
+        ("exec sleep 60", 0.5, "docker-credential-test did not answer within 0.5 s"),
+        ("echo pa55w0rd; exit 3", 20.0, "docker-credential-test failed with exit code 3"),
+        ("echo pa55w0rd", 20.0, "docker-credential-test answered with something else than JSON"),
     ],
 )
 async def test_a_helper_that_fails_is_told_of_and_never_quoted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], script: str, trouble: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    script: str,
+    limit_s: float,
+    trouble: str,
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    login = await config(tmp_path, script).login("x.io")
+    login = await config(tmp_path, script, limit_s=limit_s).login("x.io")
     assert login is not None
     assert (login.credential, login.trouble) == (None, trouble)
     assert "pa55w0rd" not in capfd.readouterr().out

@@ -130,7 +130,7 @@ TRACES = {
     "a file that others can't read": "chmod 600 /etc/resolv.conf",
     "a file of another user": "chown 1000 /etc/hosts",
     "an empty file": ": > /etc/resolv.conf",
-    "a file without end": "yes > /etc/hosts & sleep 0.1; kill $!",
+    "a file without end": "yes > /etc/hosts & while [ $(wc -c < /etc/hosts) -lt 9999 ]; do :; done; kill $!",
     "a neighbour": "nc -w 1 $(ip route | sed -n 's/default via \\([0-9.]*\\).*/\\1/p') 1; true",
     "a connection within": """
         nc -l -p 99 < /dev/null & while ! nc -w 1 127.0.0.1 99 < /dev/null; do :; done; wait

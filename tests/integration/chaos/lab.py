@@ -118,6 +118,16 @@ class Chaos(Lab):
                         return
                 await asyncio.sleep(0.1)  # a server tells nobody what it has redelivered
 
+    async def renewed(self, agent: AgentProcess) -> None:
+        """Wait until the agent renews its presence."""
+        async with asyncio.timeout(30), aclosing(self.client.agents.watch()) as changes:
+            fresh = False
+            async for change in changes:
+                if isinstance(change, Synced):
+                    fresh = True
+                elif fresh and change.key == agent.agent_id:
+                    return
+
     async def absent(self, agent: AgentProcess) -> None:
         """Wait until the agent's presence has expired."""
         async with asyncio.timeout(30), aclosing(self.client.agents.watch()) as changes:

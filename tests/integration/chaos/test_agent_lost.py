@@ -86,8 +86,9 @@ async def test_an_agent_frozen_for_less_than_its_lease_keeps_its_job(lab: Chaos)
 
     listening = asyncio.create_task(renewals())
     await seen.wait()
-    seen.clear()
+    await lab.renewed(old)  # so that the whole lease is before it
     old.freeze()
+    seen.clear()
     await asyncio.sleep(LEASE_S / 2)  # the fault itself, not a wait for anything
     old.thaw()
     await seen.wait()

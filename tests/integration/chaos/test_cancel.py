@@ -7,7 +7,7 @@ import time
 import pytest
 
 from launch.core.states import Reason, State
-from tests.integration.chaos.lab import Chaos
+from tests.integration.chaos.lab import LEASE_S, Chaos
 
 pytestmark = [pytest.mark.docker, pytest.mark.nats, pytest.mark.timeout(120)]
 
@@ -16,7 +16,7 @@ GRACE_S = 2
 SIGTERM, SIGKILL = 15, 9
 
 
-async def test_sigterm_within_a_second_and_sigkill_after_the_grace(lab: Chaos) -> None:
+async def test_sigterm_soon_and_sigkill_after_the_grace(lab: Chaos) -> None:
     await lab.started("a")
     job = await lab.submit(command=SILENT, stop_grace=f"{GRACE_S}s", retries=5)
     await lab.running(job)
@@ -29,8 +29,9 @@ async def test_sigterm_within_a_second_and_sigkill_after_the_grace(lab: Chaos) -
     await lab.runs.ended(job)
     (first, term_ns), (last, kill_ns) = run.signals[0], run.signals[-1]
     assert (first, last) == (SIGTERM, SIGKILL)
-    assert term_ns - asked_ns < 1e9
-    assert GRACE_S * 1e9 <= kill_ns - term_ns < (GRACE_S + 2) * 1e9
+    # An announcement that was not heard would cost an ack wait and a lease.
+    assert term_ns - asked_ns < LEASE_S * 1e9
+    assert GRACE_S * 1e9 <= kill_ns - term_ns < (GRACE_S + 20) * 1e9
     await lab.nothing_left()
 
 

@@ -96,10 +96,12 @@ class Store(FakeFiles):
         super().__init__(world.server.artifacts, where="s3://bucket")
         self._answer = answer
         self.asked: list[str] = []
+        self.takes_s = 0.0
 
     async def put(self, name: str, data: AsyncIterable[bytes], *, size: int | None = None) -> StoredFile:
         path = name.partition("/files/")[2] or name.rpartition("/")[2]
         self.asked.append(path)
+        await asyncio.sleep(self.takes_s)
         error = self._answer(path)
         if error is not None:
             async for _ in data:
@@ -133,6 +135,21 @@ async def test_the_record_says_that_a_store_is_waited_for(monkeypatch: pytest.Mo
         away = False
         record = await world.ended(job)
     assert (record.state, record.message) == (State.SUCCEEDED, "exited with code 0")
+    assert stored(world, record) == {"a": b"one", "deep/b": b"2" * 400_000}
+
+
+@simulated
+async def test_a_store_that_fails_after_longer_than_the_patience_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = make_world()
+    world.engine.scripts["x",] = LEAVES
+    store = Store(world, lambda _: StoreUnavailable("cut off") if len(store.asked) == 1 else None)
+    store.takes_s = 100.0
+    keep_in(monkeypatch, store)
+    async with world.agent(store_patience_s=30.0):
+        record = await world.ended(world.submit(command=["x"]))
+    assert record.message == "exited with code 0"
     assert stored(world, record) == {"a": b"one", "deep/b": b"2" * 400_000}
 
 
