@@ -155,7 +155,7 @@ class ArtifactPass:
 
     async def _until_done(self, work: Callable[[], Awaitable[None]], patient: Patience) -> str | None:
         """Do it, again while that may help; returns why it could not be done."""
-        delay_s, stored = FIRST_DELAY_S, len(self._found.files)
+        delay_s, stored = FIRST_DELAY_S, 0  # what was stored by the work before this counts as progress, too
         while True:
             try:
                 await work()

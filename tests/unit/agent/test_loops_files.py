@@ -144,7 +144,7 @@ async def test_a_store_that_fails_after_longer_than_the_patience_is_asked_again(
 ) -> None:
     world = make_world()
     world.engine.scripts["x",] = LEAVES
-    store = Store(world, lambda _: StoreUnavailable("cut off") if len(store.asked) == 1 else None)
+    store = Store(world, lambda path: StoreUnavailable("cut off") if store.asked.count(path) == 1 else None)
     store.takes_s = 100.0
     keep_in(monkeypatch, store)
     async with world.agent(store_patience_s=30.0):
