@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import nats
 import nats.errors
 import nats.js.errors
+import pytest
 
 from launch.adapters.nats import connect
 from launch.core.capacity import Amount
@@ -28,7 +29,13 @@ from tests.support.nats_server import NatsServer
 from tests.support.proxy import Proxy
 
 ACK_WAIT_S = 1.0
-"""Short, so that redelivery tests are; long against any step between two of their awaits."""
+"""For tests that wait for a held job to come again: short, so that they are."""
+
+LONG_ACK_WAIT_S = 30.0
+"""For all others: nothing that they hold comes again while they run, however slow the machine."""
+
+lapses = pytest.mark.parametrize("ack_wait_s", [pytest.param(ACK_WAIT_S, id="lapses")])
+"""A test that waits until an ack wait is over: its connections have the short one."""
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 
@@ -80,8 +87,8 @@ class World(Protocol):
 class FakeWorld:
     """The server in memory."""
 
-    def __init__(self) -> None:
-        self.server = FakeServer(ack_wait_s=ACK_WAIT_S)
+    def __init__(self, ack_wait_s: float) -> None:
+        self.server = FakeServer(ack_wait_s=ack_wait_s)
         self._loose: list[FakeBroker] = []
 
     async def connect(self, name: str = "test") -> Broker:
@@ -124,8 +131,9 @@ class FakeWorld:
 class NatsWorld:
     """A real nats-server; `server` only where the test may stop it."""
 
-    def __init__(self, url: str, server: NatsServer | None = None) -> None:
+    def __init__(self, url: str, ack_wait_s: float, server: NatsServer | None = None) -> None:
         self._url = url
+        self._ack_wait_s = ack_wait_s
         self._server = server
         self._brokers: list[Broker] = []
         self._loose: list[Broker] = []
@@ -135,7 +143,7 @@ class NatsWorld:
         return await self._connect(self._url, name)
 
     async def _connect(self, url: str, name: str) -> Broker:
-        broker = await connect(url, name=name, ack_wait_s=ACK_WAIT_S)
+        broker = await connect(url, name=name, ack_wait_s=self._ack_wait_s)
         self._brokers.append(broker)
         return broker
 

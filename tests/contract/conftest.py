@@ -10,7 +10,7 @@ import pytest
 from agent.adapters.docker import DockerEngine
 from agent.ports import Engine
 from launch.ports import Broker
-from tests.contract.broker_world import FakeWorld, NatsWorld, World, queue_spec
+from tests.contract.broker_world import LONG_ACK_WAIT_S, FakeWorld, NatsWorld, World, queue_spec
 from tests.contract.engine_world import PROGRAMS, Lab
 from tests.fakes.engine import FakeEngine
 from tests.support.nats_server import NatsServer
@@ -18,23 +18,35 @@ from tests.support.nats_server import NatsServer
 BOTH = [pytest.param("fake"), pytest.param("nats", marks=pytest.mark.nats)]
 
 
+@pytest.fixture
+def ack_wait_s() -> float:
+    """How long what a connection has taken may go without an answer; `lapses` makes it short."""
+    return LONG_ACK_WAIT_S
+
+
 @pytest.fixture(params=BOTH)
-async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
+async def world(request: pytest.FixtureRequest, ack_wait_s: float) -> AsyncIterator[World]:
     """A server that other tests use too; keep apart by `queue_name`."""
-    made: World = FakeWorld() if request.param == "fake" else NatsWorld(request.getfixturevalue("nats_url"))
+    made: World
+    if request.param == "fake":
+        made = FakeWorld(ack_wait_s)
+    else:
+        made = NatsWorld(request.getfixturevalue("nats_url"), ack_wait_s)
     yield made
     await made.close()
 
 
 @pytest.fixture(params=BOTH)
-async def own_world(request: pytest.FixtureRequest, fresh_nats: Callable[..., NatsServer]) -> AsyncIterator[World]:
+async def own_world(
+    request: pytest.FixtureRequest, fresh_nats: Callable[..., NatsServer], ack_wait_s: float
+) -> AsyncIterator[World]:
     """A server of the test's own, which it may stop."""
     made: World
     if request.param == "fake":
-        made = FakeWorld()
+        made = FakeWorld(ack_wait_s)
     else:
         server = fresh_nats()
-        made = NatsWorld(server.url, server)
+        made = NatsWorld(server.url, ack_wait_s, server)
     yield made
     await made.close()
 

@@ -21,6 +21,7 @@ PROGRAMS: dict[tuple[str, ...], Script] = {
     ("sh", "-c", "trap 'exit 7' TERM; echo ready; while :; do sleep 0.01; done"): Script(
         output=(("stdout", b"ready\n"),), hold=True, on_term=7
     ),
+    ("sh", "-c", "echo ready; exec sleep 60"): Script(output=(("stdout", b"ready\n"),), hold=True),
     ("sh", "-c", "head -c 40000 /dev/zero | tr '\\0' x; echo; echo ready; exec sleep 60"): Script(
         output=(("stdout", b"x" * 40000 + b"\nready\n"),), hold=True
     ),
@@ -29,7 +30,7 @@ PROGRAMS: dict[tuple[str, ...], Script] = {
     ),
     ("cat",): Script(hold=True, answer=lambda said: said),
 }
-TRUE, EXIT_3, SLEEP, NOT_FOUND, SPEAK, TRAP, LONG_LINE, FLOOD, ECHO = PROGRAMS
+TRUE, EXIT_3, SLEEP, NOT_FOUND, SPEAK, TRAP, IDLE, LONG_LINE, FLOOD, ECHO = PROGRAMS
 
 
 @dataclass

@@ -12,7 +12,7 @@ from agent.adapters.docker import DockerEngine
 from agent.core.frames import nanoseconds, timestamp
 from agent.ports import Engine, EngineError, EngineUnavailable
 from launch.subjects import LABEL_ACK, LABEL_AHEAD, LABEL_SUBMITTED
-from tests.contract.engine_world import EXIT_3, FLOOD, LONG_LINE, NOT_FOUND, SLEEP, SPEAK, TRAP, TRUE, Lab
+from tests.contract.engine_world import EXIT_3, FLOOD, IDLE, LONG_LINE, NOT_FOUND, SLEEP, SPEAK, TRAP, TRUE, Lab
 from tests.fakes.engine import FakeEngine
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -151,8 +151,9 @@ async def test_a_signal_reaches_the_process(lab: Lab) -> None:
 
 
 async def test_sigterm_ends_a_program_that_does_not_care(lab: Lab) -> None:
-    container = await lab.create(SLEEP)
+    container = await lab.create(IDLE)
     await lab.engine.start(container)
+    await lab.until_ready(container)  # Before it handles signals, the first process of a namespace ignores them.
     await lab.engine.signal(container, "SIGTERM")
     await lab.engine.wait(container)
     assert (await lab.see(container)).exit_code == 143

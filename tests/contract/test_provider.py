@@ -52,7 +52,10 @@ class World(Protocol):
         ...
 
     async def heed(self, agent_id: str) -> None:
-        """Where it is not the provider that asks an agent to leave: somebody else has, and it does, unless busy."""
+        """Wait until an agent, once asked to leave, knows: from then on it does leave, unless busy.
+
+        Where it is not the provider that asks, somebody else has.
+        """
         ...
 
     async def end(self, agent_id: str) -> None:
@@ -117,7 +120,7 @@ class LocalWorld:
         await self.stubs.until_up(agent_id)
 
     async def heed(self, agent_id: str) -> None:
-        pass
+        await self.stubs.until_terms(agent_id, 1)
 
     async def end(self, agent_id: str) -> None:
         await self.stubs.end(agent_id, 3)

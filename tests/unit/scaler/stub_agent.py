@@ -18,16 +18,20 @@ terms = 0
 def terminate(*_):
     global terms
     terms += 1
+    link.sendall(b"t")
     if terms > patience:
         sys.exit(0)
 # A signal that comes just before a blocking call would not be handled until that returns: so it wakes a socket.
 woken, waker = socket.socketpair()
 waker.setblocking(False)
 signal.set_wakeup_fd(waker.fileno())
+# One that comes before the arguments are told waits until they are.
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
 signal.signal(signal.SIGTERM, terminate)
 print("stub is up", flush=True)
 link.connect(path)
 link.sendall(" ".join(rest).encode() + b"\\n")
+signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
 while link not in select.select([link, woken], [], [])[0]:
     woken.recv(64)
 code = link.recv(1)
@@ -46,6 +50,8 @@ class StubAgents:
         self._links: dict[str, socket.socket] = {}
         self._all: list[socket.socket] = [self._listener]
         self._up: dict[str, asyncio.Event] = {}
+        self._terms: dict[str, int] = {}
+        self._heard = asyncio.Event()
 
     def command(self, *, patience: int = 0) -> list[str]:
         """What starts a stub that ignores `patience` SIGTERMs before it ends on the next one."""
@@ -62,6 +68,16 @@ class StubAgents:
         """Wait until this one runs and handles signals."""
         async with asyncio.timeout(20):
             await self._up.setdefault(agent_id, asyncio.Event()).wait()
+
+    async def until_terms(self, agent_id: str, count: int) -> None:
+        """Wait until this one, which is up, has handled so many SIGTERMs.
+
+        A signal sent while one of its kind is still pending is lost.
+        """
+        async with asyncio.timeout(20):
+            while self._terms[agent_id] < count:
+                self._heard.clear()
+                await self._heard.wait()
 
     async def end(self, agent_id: str, code: int) -> None:
         """Have it exit by itself with this code."""
@@ -81,15 +97,23 @@ class StubAgents:
         self._all.append(link)
         asyncio.get_running_loop().add_reader(link, self._hear, link, bytearray())
 
-    def _hear(self, link: socket.socket, line: bytearray) -> None:
-        piece = link.recv(65536)
-        line += piece
-        if piece and not line.endswith(b"\n"):
+    def _hear(self, link: socket.socket, said: bytearray) -> None:
+        """Its arguments in a line, then a byte for every SIGTERM."""
+        try:
+            piece = link.recv(65536)
+        except ConnectionResetError:  # Killed before it read what it was told.
+            piece = b""
+        if not piece:
+            asyncio.get_running_loop().remove_reader(link)
             return
-        asyncio.get_running_loop().remove_reader(link)
+        said += piece
+        line, told, terms = said.partition(b"\n")
+        if not told:
+            return
         arguments = line.decode().split()
-        if arguments:  # Else it was killed before it could speak.
-            agent_id = arguments[arguments.index("--agent-id") + 1]
-            self.arguments[agent_id] = arguments
-            self._links[agent_id] = link
-            self._up.setdefault(agent_id, asyncio.Event()).set()
+        agent_id = arguments[arguments.index("--agent-id") + 1]
+        self.arguments[agent_id] = arguments
+        self._links[agent_id] = link
+        self._terms[agent_id] = len(terms)
+        self._heard.set()
+        self._up.setdefault(agent_id, asyncio.Event()).set()

@@ -283,6 +283,7 @@ async def test_the_next_scaler_does_not_hurry_an_agent_that_drains(bench: Bench)
     second = await bench.open()
     assert (await second.list())[0].state is InstanceState.STOPPING
     assert await second.drain(0.05) == [instance.id]
+    await bench.stubs.until_terms(instance.agent_id, 1)
     assert await second.force(10.0) == []
 
 
