@@ -51,6 +51,7 @@ class Job:
         """Whether the submit that gave this handle was recognised as a repeat."""
         self._broker = broker
         self._clock = clock
+        self._over: JobRecord | None = None  # the terminal record, once waited for: it stays as it is
 
     def __repr__(self) -> str:
         return f"<Job {self.id}>"
@@ -137,10 +138,17 @@ class Job:
                         return
 
     async def wait(self, timeout: float | None = None) -> JobRecord:
-        """The terminal record, once there is one. Raises `TimeoutError` after `timeout` seconds, and `NotFound`."""
+        """The terminal record, once there is one. Raises `TimeoutError` after `timeout` seconds, and `NotFound`.
+
+        A handle that knows it, from an earlier `wait` or from `logs` that were followed to their end, does not ask the
+        server again.
+        """
+        if self._over is not None:
+            return self._over
         async with asyncio.timeout(timeout), aclosing(self.changes()) as changes:
             async for record in changes:
                 if record.state.terminal:
+                    self._over = record
                     return record
         raise LaunchError(f"the watch of {self.id} ended early")  # a broker that breaks its contract
 

@@ -44,7 +44,7 @@ async def follow_job(client: Client, job: Job) -> int:
         async with aclosing(job.logs()) as lines:
             await print_lines(lines, waiting)
         explaining.cancel()
-    record = await job.wait()
+    record = await job.wait()  # known since the output's end: the server may be gone by now
     note(summary(record))
     return exit_code(record)
 

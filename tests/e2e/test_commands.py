@@ -6,7 +6,7 @@ import pytest
 
 from tests.e2e.world import World
 
-pytestmark = [pytest.mark.docker, pytest.mark.nats, pytest.mark.slow]
+pytestmark = [pytest.mark.docker, pytest.mark.nats, pytest.mark.slow, pytest.mark.timeout(120)]
 
 
 def submit(world: World, queue: str, image: str, *command: str, options: tuple[str, ...] = ()) -> str:
@@ -192,7 +192,9 @@ def test_a_queue_that_can_not_be_scaled_is_said_once(world: World) -> None:
     up = world.start("up", str(world.queue_file("some-queue", provider=aws)))
     refused = "can't look at the instances: NoCredentialsError"
     up.until(f"not scaled: {refused}")
-    assert world.json("queue", "show", "some-queue")["scaling"]["trouble"].startswith(refused)
+    # The line comes first, then the report.
+    told = world.json_until(lambda found: bool(found["scaling"]), "queue", "show", "some-queue")
+    assert told["scaling"]["trouble"].startswith(refused)
     up.signal(signal.SIGINT)
     assert up.ended() == 0
     assert sum("not scaled" in line for line in (*up.out, *up.err)) == 1

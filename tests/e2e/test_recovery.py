@@ -133,7 +133,7 @@ def test_a_cancel_needs_no_agent_and_a_retry_makes_a_new_job(site: Site) -> None
 
 
 def test_a_cancel_stops_a_running_job_that_says_nothing(site: Site) -> None:
-    site.agent()
+    agent = site.agent()
     job = site.submit(f"{HOLD}", stop_grace="5s")
     follower = site.follow(job)
     assert site.world.run("cancel", job).out == [f"{job} cancelling"]
@@ -141,4 +141,7 @@ def test_a_cancel_stops_a_running_job_that_says_nothing(site: Site) -> None:
     shown = site.show(job)
     assert (shown["state"], shown["reason"]) == ("cancelled", "cancelled")
     follower.ended()
+    # The record ends before the container is removed; a drain waits for both.
+    agent.signal(signal.SIGTERM)
+    assert agent.ended() == 0
     assert site.containers() == []

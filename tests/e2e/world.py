@@ -10,7 +10,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -107,6 +108,13 @@ class World:
 
     def json(self, *args: str) -> Any:
         return json.loads("\n".join(self.run(*args, "--json").out))
+
+    def json_until(self, as_wanted: Callable[[Any], bool], *args: str) -> Any:
+        """The same, asked for until it is as wanted."""
+        until_s = time.monotonic() + LIMIT_S
+        while not as_wanted(found := self.json(*args)):
+            assert time.monotonic() < until_s, f"{args}: still {found}"
+        return found
 
     def queue_file(self, name: str, **more: object) -> Path:
         path = self.home / f"{name}.yaml"

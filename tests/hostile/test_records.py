@@ -38,8 +38,9 @@ async def test_a_record_that_lies_stops_no_agent_and_hides_no_job(
     """It says that it is another's, or what no clock and no counter can say."""
     async with open_hostile(nats_url, queue_name) as hostile:
         body = json.loads(record(JobId(queue_name, 1)).model_dump_json()) | lie
-        await hostile.wire.publish(f"$KV.jobs.{queue_name}.1", json.dumps(body).encode())
-        await hostile.wire.settled()
+        stranger = await nats.connect(nats_url)
+        await stranger.request(f"$KV.jobs.{queue_name}.1", json.dumps(body).encode())  # answered once it is stored
+        await stranger.close()
         published = await hostile.broker.jobs.publish(queue_name, "train", GOOD)
         assert published.job.seq == 1
         good = await hostile.broker.jobs.publish(queue_name, "train", GOOD)

@@ -391,7 +391,7 @@ async def test_a_successor_goes_on_where_its_predecessor_was_killed(rig: Rig) ->
 
 
 async def test_lines_that_come_together_are_sent_together(rig: Rig) -> None:
-    pump = rig.pump(linger_s=0.005)
+    pump = rig.pump(linger_s=3600.0)
     async with rig.following(pump):
         for number in range(100):
             rig.write("stdout", b"%d\n" % number)
@@ -399,7 +399,17 @@ async def test_lines_that_come_together_are_sent_together(rig: Rig) -> None:
         rig.engine.exit(rig.container)
         await pump.finish()
     assert await rig.output() == rig.written
-    assert len(await rig.stored()) < 20
+    assert len(await rig.stored()) == 1
+
+
+async def test_a_line_without_company_is_sent_after_a_while(rig: Rig) -> None:
+    pump = rig.pump(linger_s=0.005)
+    async with rig.following(pump):
+        rig.write("stdout", b"alone\n")
+        await rig.until_stored(6)
+        rig.engine.exit(rig.container)
+        await pump.finish()
+    assert await rig.output() == rig.written
 
 
 async def test_a_read_can_start_at_a_given_time(rig: Rig) -> None:

@@ -3,8 +3,10 @@
 import base64
 import hashlib
 import json
+import re
 import time
 import urllib.parse
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -110,18 +112,30 @@ def test_a_sentence_is_masked_too() -> None:
 KEYS = [hashlib.sha256(name).hexdigest() for name in (b"one", b"two", b"three")]
 BUNDLE = ["\n".join(base64.b64encode(hashlib.sha384(b"%d" % line).digest()).decode() for line in range(300))]
 
+EVERY_BYTE = re.compile(rb"[0-9][^\x00-\xff]")
+"""Looked for at every byte, and found nowhere."""
+TIMES_AS_LONG = 6
+"""As a search for that. Where this was written: the keys 0.7 times in lines and 0.1 in chunks, the bundle twice in
+both, and a search of chunks for one form after the other 10 times."""
+
+
+def took_s(look: Callable[[bytes], object], pieces: list[bytes]) -> float:
+    began = time.thread_time()
+    for piece in pieces:
+        look(piece)
+    return time.thread_time() - began
+
 
 @pytest.mark.parametrize("piece_bytes", [100, 64 * 1024])
 @pytest.mark.parametrize("secrets", [KEYS, BUNDLE], ids=["three keys", "a bundle of certificates"])
-def test_clean_output_passes_faster_than_logs_are_read(secrets: list[str], piece_bytes: int) -> None:
+def test_clean_output_passes_about_as_fast_as_one_search_through_it(secrets: list[str], piece_bytes: int) -> None:
     text = b"2024-01-01 12:00:00 epoch 12 step 3456 loss=0.123456 accuracy=0.98765 learning_rate=0.00100 eta 5:31\n"
     output = text * 20_000
     pieces = [output[at : at + piece_bytes] for at in range(0, len(output), piece_bytes)]
     mask = Mask(secrets)
-    began = time.process_time()
-    for piece in pieces:
-        mask(piece)
-    # Where this was written: the keys 190 MB/s in lines and 930 in chunks, the bundle 60 in both.
-    assert len(output) / 1e6 / (time.process_time() - began) > 15
+    # In turn, and the best of some, so that the machine's speed, which may change, is the same for both.
+    rounds = [(took_s(mask, pieces), took_s(EVERY_BYTE.search, pieces)) for _ in range(5)]
+    mask_s, search_s = map(min, zip(*rounds, strict=True))
+    assert mask_s < TIMES_AS_LONG * search_s
     assert mask(secrets[0].encode() + text).endswith(text)
     assert set(mask(secrets[0].encode())) <= set(b"*\n")
