@@ -6,7 +6,7 @@ import pytest
 
 from tests.e2e.world import World
 
-pytestmark = [pytest.mark.docker, pytest.mark.nats, pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.docker, pytest.mark.nats, pytest.mark.slow]
 
 
 def submit(world: World, queue: str, image: str, *command: str, options: tuple[str, ...] = ()) -> str:

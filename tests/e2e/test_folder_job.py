@@ -7,7 +7,7 @@ import pytest
 from tests.e2e.world import World
 from tests.unit.launch.test_folder import make
 
-pytestmark = [pytest.mark.docker, pytest.mark.nats, pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.docker, pytest.mark.nats, pytest.mark.slow]
 
 TRAIN = """\
 echo "attempt $LAUNCH_ATTEMPT in $(pwd) as $(id -u)"

@@ -13,7 +13,7 @@ from launch.adapters import nats
 from tests.e2e.world import World
 from tests.support import engine
 
-pytestmark = [pytest.mark.docker, pytest.mark.nats, pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.docker, pytest.mark.nats, pytest.mark.slow]
 
 WAITS_FOR_AN_AGENT = re.compile("/1 is queued: (no agents are present yet|.* asked for |.* booting since )")
 """How far the scaler is at the first look is not the test's to say."""

@@ -11,7 +11,7 @@ import pytest
 from tests.e2e.test_recovery import Site
 from tests.e2e.world import World
 
-pytestmark = [pytest.mark.docker, pytest.mark.nats, pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.docker, pytest.mark.nats, pytest.mark.slow]
 
 COUNT = """
 trap 'go=1' USR1

@@ -11,7 +11,7 @@ import pytest
 from tests.e2e.world import Command, World
 from tests.support import engine
 
-pytestmark = [pytest.mark.docker, pytest.mark.nats, pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.docker, pytest.mark.nats, pytest.mark.slow]
 
 HOLD = "trap 'echo bye; exit 0' USR1; echo started; while :; do sleep 0.05; done"
 

@@ -21,7 +21,7 @@ from launch.scaling import (
 )
 from tests.e2e.world import World
 
-pytestmark = [pytest.mark.nats, pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.nats, pytest.mark.slow]
 
 ROOM = Amount(cpu_milli=4000, memory_bytes=2**34, gpus=1, slots=4)
 AWS = {"type": "aws", "region": "us-east-1", "instance_type": "g4dn.xlarge", "prices": {"g4dn.xlarge": 0.5}}

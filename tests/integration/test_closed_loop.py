@@ -28,7 +28,7 @@ from tests.support.moto import REGION, MotoServer
 from tests.support.scaler_process import environment, scaler_process
 from tests.support.timeline import Timeline
 
-pytestmark = [pytest.mark.docker, pytest.mark.nats, pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.docker, pytest.mark.nats, pytest.mark.slow]
 AGENT_IMAGE = "example/agent:1"
 BOOT_S = 1.0
 

@@ -151,7 +151,6 @@ def test_where_to_ask(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.docker
 @pytest.mark.nats
 @pytest.mark.slow
-@pytest.mark.timeout(120)
 async def test_an_agent_that_is_told_gives_its_jobs_back_and_leaves(
     metadata: Metadata,
     fresh_nats: Callable[..., NatsServer],

@@ -224,7 +224,6 @@ async def test_the_next_put_sweeps_what_a_killed_one_left(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
 async def test_a_put_outlives_the_leader_of_its_store(tmp_path: Path) -> None:
     data = secrets.token_bytes(30_000_000)
     cluster = await Cluster(tmp_path).start()

@@ -178,7 +178,6 @@ async def allowed(call: Call, broker: NatsBroker, link: Connection) -> bool:
     return True
 
 
-@pytest.mark.timeout(120)
 async def test_each_role_may_do_what_it_needs_and_nothing_else(secured: tuple[NatsServer, Path]) -> None:
     server, home = secured
     found: dict[str, dict[Role, bool]] = {name: {} for name, _, _ in MATRIX}

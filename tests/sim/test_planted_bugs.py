@@ -13,7 +13,6 @@ SEEDS = 2000
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("plant", PLANTED)
 def test_a_planted_mistake_is_caught(plant: str, capsys: pytest.CaptureFixture[str]) -> None:
     report = run_seeds(0, SEEDS, seconds=150.0, plant=plant, stop=True)

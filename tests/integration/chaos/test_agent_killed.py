@@ -14,7 +14,7 @@ from tests.integration.chaos.lab import Chaos, counting, exact
 
 FAIL = HOLD[2].replace("exit 0", "echo bye; exit 5")
 
-pytestmark = [pytest.mark.docker, pytest.mark.nats, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.docker, pytest.mark.nats]
 
 
 @pytest.mark.slow

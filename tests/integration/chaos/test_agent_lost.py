@@ -11,7 +11,7 @@ from launch.core.states import Reason, State
 from tests.integration.agent_lab import HOLD
 from tests.integration.chaos.lab import LEASE_S, SLACK_S, TAKEN_OVER_S, Chaos, counting
 
-pytestmark = [pytest.mark.docker, pytest.mark.nats, pytest.mark.slow, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.docker, pytest.mark.nats, pytest.mark.slow]
 
 
 async def test_a_frozen_agents_jobs_are_taken_over_and_it_fences_them_when_it_is_back(lab: Chaos) -> None:

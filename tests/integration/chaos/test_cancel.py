@@ -9,7 +9,7 @@ import pytest
 from launch.core.states import Reason, State
 from tests.integration.chaos.lab import LEASE_S, Chaos
 
-pytestmark = [pytest.mark.docker, pytest.mark.nats, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.docker, pytest.mark.nats]
 
 SILENT = ["sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.05; done"]
 GRACE_S = 2

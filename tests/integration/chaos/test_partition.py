@@ -12,7 +12,7 @@ from tests.integration.chaos.lab import LEASE_S, Chaos, counting, exact
 from tests.support.nats_server import NatsServer
 from tests.support.proxy import Proxy
 
-pytestmark = [pytest.mark.docker, pytest.mark.nats, pytest.mark.slow, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.docker, pytest.mark.nats, pytest.mark.slow]
 
 DEAF = ["sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.05; done"]
 """Runs until it is killed."""
