@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from launch.core.states import Reason, State
-from tests.integration.agent_lab import Lab, open_lab
+from tests.integration.agent_lab import Lab
 from tests.support.registry import Registry, RegistryError, forget
 
 pytestmark = [pytest.mark.docker, pytest.mark.nats]
@@ -25,14 +25,6 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
         pytest.fail(str(error), pytrace=False)
     yield made
     made.stop()
-
-
-@pytest.fixture
-async def lab(
-    nats_url: str, queue_name: str, queue_containers: str, busybox_image: str, tmp_path: Path
-) -> AsyncIterator[Lab]:
-    async with open_lab(nats_url, queue_name, busybox_image, tmp_path) as made:
-        yield made
 
 
 async def test_an_absent_image_is_pulled_and_its_digest_recorded(lab: Lab, registry: Registry) -> None:

@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from launch.core.states import Reason, State
-from tests.integration.agent_lab import HOLD, Lab, open_lab
+from tests.integration.agent_lab import HOLD, Lab
 from tests.support import engine
 
 pytestmark = [pytest.mark.docker, pytest.mark.nats]
-
-
-@pytest.fixture
-async def lab(
-    nats_url: str, queue_name: str, queue_containers: str, busybox_image: str, tmp_path: Path
-) -> AsyncIterator[Lab]:
-    async with open_lab(nats_url, queue_name, busybox_image, tmp_path) as made:
-        yield made
 
 
 async def test_a_success_is_recorded_with_its_output_to_the_byte_and_leaves_nothing(lab: Lab) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,26 +10,12 @@ import pytest
 from launch.core.states import State
 from launch.policy import AgentPolicy
 from launch.subjects import LABEL_AGENT, LABEL_KEEPER, LABEL_NETNS, JobId
-from tests.integration.agent_lab import HOLD, LIMIT_S, Lab, open_lab
+from tests.integration.agent_lab import HOLD, LIMIT_S, Lab
 from tests.support import engine
 
 pytestmark = [pytest.mark.docker, pytest.mark.nats]
 
 POOLED = AgentPolicy(network_pool=True)
-
-
-@pytest.fixture
-async def lab(
-    nats_url: str,
-    queue_name: str,
-    queue_containers: str,
-    busybox_image: str,
-    tmp_path: Path,
-    remove_containers: Callable[[str], None],
-) -> AsyncIterator[Lab]:
-    async with open_lab(nats_url, queue_name, busybox_image, tmp_path) as made:
-        remove_containers(f"{LABEL_AGENT}={made.agent_id()}")
-        yield made
 
 
 def keepers(lab: Lab) -> set[str]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import nats.errors
@@ -13,20 +11,12 @@ import pytest
 
 from launch.core.states import Reason, State
 from launch.subjects import MAX_SPEC_BYTES, RAW_KEPT_BYTES
-from tests.integration.agent_lab import HOLD, LIMIT_S, Lab, open_lab
+from tests.integration.agent_lab import HOLD, LIMIT_S, Lab
 
 pytestmark = [pytest.mark.docker, pytest.mark.nats]
 
 LONG_ACK_WAIT_S = 3.0
 """A word in each third of it: no stall of the machine may look like one that was left out."""
-
-
-@pytest.fixture
-async def lab(
-    nats_url: str, queue_name: str, queue_containers: str, busybox_image: str, tmp_path: Path
-) -> AsyncIterator[Lab]:
-    async with open_lab(nats_url, queue_name, busybox_image, tmp_path) as made:
-        yield made
 
 
 # -- plain publishers -----------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import aclosing
 from pathlib import Path
 
@@ -21,14 +21,6 @@ from tests.support import engine
 from tests.support.nats_server import NatsServer
 
 pytestmark = [pytest.mark.docker, pytest.mark.nats]
-
-
-@pytest.fixture
-async def lab(
-    nats_url: str, queue_name: str, queue_containers: str, busybox_image: str, tmp_path: Path
-) -> AsyncIterator[Lab]:
-    async with open_lab(nats_url, queue_name, busybox_image, tmp_path) as made:
-        yield made
 
 
 async def states_shown(lab: Lab, until: str) -> list[str]:

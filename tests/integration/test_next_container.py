@@ -3,32 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from launch.core.states import State
 from launch.subjects import LABEL_AGENT, JobId, container_name, next_container_name
-from tests.integration.agent_lab import HOLD, LIMIT_S, Lab, open_lab
+from tests.integration.agent_lab import HOLD, LIMIT_S, Lab
 from tests.support import engine
 
 pytestmark = [pytest.mark.docker, pytest.mark.nats]
-
-
-@pytest.fixture
-async def lab(
-    nats_url: str,
-    queue_name: str,
-    queue_containers: str,
-    busybox_image: str,
-    tmp_path: Path,
-    remove_containers: Callable[[str], None],
-) -> AsyncIterator[Lab]:
-    async with open_lab(nats_url, queue_name, busybox_image, tmp_path) as made:
-        remove_containers(f"{LABEL_AGENT}={made.agent_id()}")
-        yield made
 
 
 def named(lab: Lab) -> dict[str, dict[str, Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 
 from launch.core.states import Reason, State
 from launch.policy import AgentPolicy
-from tests.integration.agent_lab import Lab, open_lab
+from tests.integration.agent_lab import Lab
 from tests.support import engine
 
 pytestmark = [pytest.mark.docker, pytest.mark.nats]
@@ -21,14 +20,6 @@ OUTSIDE = 0xA80425FB & ~((1 << 29) | (1 << 27) | (1 << 13) | (1 << 18))
 
 DEVICE = next((path for path in ("/dev/fuse", "/dev/net/tun") if Path(path).exists()), "/dev/tty0")
 """One that this machine has, and a container has not."""
-
-
-@pytest.fixture
-async def lab(
-    nats_url: str, queue_name: str, queue_containers: str, busybox_image: str, tmp_path: Path
-) -> AsyncIterator[Lab]:
-    async with open_lab(nats_url, queue_name, busybox_image, tmp_path) as made:
-        yield made
 
 
 def policy_of(**fields: Any) -> AgentPolicy:

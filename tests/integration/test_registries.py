@@ -6,14 +6,14 @@ import asyncio
 import json
 import logging
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from launch.core.states import Reason, State
 from launch.queue import QueueSpec
-from tests.integration.agent_lab import Lab, open_lab
+from tests.integration.agent_lab import Lab
 from tests.support.registry import PASSWORD, USER, Registry, RegistryError, docker_config, forget
 
 pytestmark = [pytest.mark.docker, pytest.mark.nats]
@@ -34,19 +34,10 @@ def registry(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     made.stop()
 
 
-@pytest.fixture
-async def lab(
-    nats_url: str,
-    queue_name: str,
-    queue_containers: str,
-    busybox_image: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> AsyncIterator[Lab]:
+@pytest.fixture(autouse=True)
+def no_logins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "no-logins"))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    async with open_lab(nats_url, queue_name, busybox_image, tmp_path) as made:
-        yield made
 
 
 @pytest.fixture

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
@@ -13,7 +12,7 @@ from launch.client import Client
 from launch.core.states import Reason, State
 from launch.record import JobRecord
 from launch.subjects import container_name
-from tests.integration.agent_lab import HOLD, LIMIT_S, Lab, open_lab
+from tests.integration.agent_lab import HOLD, LIMIT_S, Lab
 from tests.support.proxy import Proxy
 from tests.support.registry import Registry, forget
 
@@ -30,14 +29,6 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     made = Registry(tmp_path_factory.mktemp("registry")).start()
     yield made
     made.stop()
-
-
-@pytest.fixture
-async def lab(
-    nats_url: str, queue_name: str, queue_containers: str, busybox_image: str, tmp_path: Path
-) -> AsyncIterator[Lab]:
-    async with open_lab(nats_url, queue_name, busybox_image, tmp_path) as made:
-        yield made
 
 
 @pytest.fixture

@@ -36,14 +36,6 @@ HIDDEN = "*" * len(VALUE)
 PEM = "-----BEGIN KEY-----\nMIIEvQIBADANBgkqhkiG9w0B\nAQEFAASCBKcwggSjAgEA\n-----END KEY-----"
 
 
-@pytest.fixture
-async def lab(
-    nats_url: str, queue_name: str, queue_containers: str, busybox_image: str, tmp_path: Path
-) -> AsyncIterator[Lab]:
-    async with open_lab(nats_url, queue_name, busybox_image, tmp_path) as made:
-        yield made
-
-
 @dataclass
 class Ears:
     """Every message that was heard, subject and headers with it."""

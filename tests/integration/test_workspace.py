@@ -9,7 +9,7 @@ import io
 import subprocess
 import tarfile
 import urllib.parse
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -22,20 +22,12 @@ from launch.core.states import Reason, State
 from launch.files import Manifest
 from launch.record import JobRecord
 from launch.subjects import JobId, checkpoint_name, manifest_name
-from tests.integration.agent_lab import HOLD, Lab, open_lab
+from tests.integration.agent_lab import HOLD, Lab
 from tests.support import engine
 
 pytestmark = [pytest.mark.docker, pytest.mark.nats]
 
 LONG = "/".join(["a-folder-with-a-long-name"] * 8)
-
-
-@pytest.fixture
-async def lab(
-    nats_url: str, queue_name: str, queue_containers: str, busybox_image: str, tmp_path: Path
-) -> AsyncIterator[Lab]:
-    async with open_lab(nats_url, queue_name, busybox_image, tmp_path) as made:
-        yield made
 
 
 async def manifest(lab: Lab, record: JobRecord) -> Manifest:

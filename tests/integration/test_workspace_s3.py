@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +12,7 @@ from launch.core.states import Reason, State
 from launch.files import Manifest
 from launch.queue import QueueSpec
 from launch.subjects import checkpoint_name
-from tests.integration.agent_lab import Lab, open_lab
+from tests.integration.agent_lab import Lab
 from tests.support.moto import REGION, MotoServer
 
 pytestmark = [pytest.mark.docker, pytest.mark.nats]
@@ -28,14 +26,6 @@ def bucket(moto_server: MotoServer, monkeypatch: pytest.MonkeyPatch) -> str:
     location = {"LocationConstraint": REGION}
     moto_server.client("s3").create_bucket(Bucket=made, CreateBucketConfiguration=location)
     return made
-
-
-@pytest.fixture
-async def lab(
-    nats_url: str, queue_name: str, queue_containers: str, busybox_image: str, tmp_path: Path
-) -> AsyncIterator[Lab]:
-    async with open_lab(nats_url, queue_name, busybox_image, tmp_path) as made:
-        yield made
 
 
 async def keep_in(lab: Lab, where: str) -> None:
