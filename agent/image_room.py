@@ -17,6 +17,7 @@ import structlog
 
 from agent.core.image_use import KEPT, key_of, parse_pulled, removable, show_pulled, spare_bytes
 from agent.ports import DiskSpace, Engine, EngineError
+from agent.steady import seen_through
 from launch.core.quantity import show_memory
 from launch.errors import LaunchError
 from launch.ports import Clock
@@ -104,7 +105,8 @@ class ImageRoom:
                 await self._changed.wait()
                 self._changed.clear()
                 if self._unsaved and self._file is not None:
-                    await asyncio.to_thread(self._save)
+                    # Whole: the last save, when this is cancelled, must not run beside it.
+                    await seen_through(asyncio.to_thread(self._save))
                 try:
                     await self.make(0)
                 except LaunchError as error:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -106,6 +107,45 @@ async def test_an_answer_to_no_delivery_at_all_ends(broker: NatsBroker) -> None:
     async with asyncio.timeout(3):
         for reply in ("", "nonsense", "$JS.ACK.a.b.c.d.e.f.g"):
             await broker.work.ack(reply)
+
+
+async def direct_gets(broker: NatsBroker, queue: str, allowed: bool) -> None:
+    """Have the queue's stream answer them, or nobody, as a server does that has not heard of its leader yet."""
+    stream = work_stream(queue)
+    config = (await broker._connection.api(f"STREAM.INFO.{stream}"))["config"]
+    await broker._connection.api(f"STREAM.UPDATE.{stream}", {**config, "allow_direct": allowed})
+
+
+async def test_a_stream_that_is_there_is_asked_until_somebody_answers_for_it(
+    broker: NatsBroker, queue_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("launch.adapters.nats.connection.UNHEARD_S", 60.0)
+    job = (await broker.jobs.publish(queue_name, "train", b"{}")).job
+    await direct_gets(broker, queue_name, allowed=False)
+    asked, api = asyncio.Event(), broker._connection.api
+
+    async def seen(subject: str, payload: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        asked.set()
+        return await api(subject, payload)
+
+    monkeypatch.setattr(broker._connection, "api", seen)
+    look = asyncio.create_task(broker.jobs.get(job))
+    await asked.wait()
+    await direct_gets(broker, queue_name, allowed=True)
+    async with asyncio.timeout(20):
+        message = await look
+    assert message is not None
+    assert message.job == job
+
+
+async def test_a_stream_that_nobody_answers_for_is_not_asked_for_ever(
+    broker: NatsBroker, queue_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("launch.adapters.nats.connection.UNHEARD_S", 0.2)
+    job = (await broker.jobs.publish(queue_name, "train", b"{}")).job
+    await direct_gets(broker, queue_name, allowed=False)
+    with pytest.raises(BrokerUnavailable, match="nobody answered"):
+        await broker.jobs.get(job)
 
 
 async def test_a_round_that_never_began_leaves_nothing_behind(nats_url: str, queue_name: str) -> None:

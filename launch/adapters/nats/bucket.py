@@ -11,13 +11,12 @@ from typing import Any
 from nats.aio.msg import Msg
 
 from launch import subjects
-from launch.adapters.nats.connection import Connection, header_of, status_of
+from launch.adapters.nats.connection import Connection, header_of
 from launch.adapters.nats.failures import (
     MESSAGE_NOT_FOUND,
     STREAM_NOT_FOUND,
     WRONG_LAST_SEQUENCE,
     ApiError,
-    NobodyAnswered,
 )
 from launch.adapters.nats.reader import read_stream
 from launch.errors import Conflict
@@ -58,14 +57,13 @@ class Bucket:
 
     async def latest(self, key: str) -> Entry | None:
         """The newest revision of a key, a deletion included; None if there never was one."""
-        subject = self._subject(key)
         try:
-            answer = await self._connection.request(f"$JS.API.DIRECT.GET.{self._stream}.{subject}", what="read a key")
-        except NobodyAnswered:
-            if await self._state():
-                raise
-            return None
-        if status_of(answer):
+            answer = await self._connection.direct_get(self._stream, self._subject(key), what="read a key")
+        except ApiError as error:
+            if error.err_code == STREAM_NOT_FOUND:
+                return None
+            raise
+        if answer is None:
             return None
         return self._entry(answer, header_of(answer, "Nats-Subject"), int(header_of(answer, "Nats-Sequence")))
 

@@ -11,25 +11,30 @@ import contextlib
 import json
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import nats.errors
 from nats.aio.msg import Msg
 
 from launch.adapters.nats.denials import Denials
 from launch.adapters.nats.dial import Dial, reachable
-from launch.adapters.nats.failures import ApiError, Complaints, shown, translated
+from launch.adapters.nats.failures import ApiError, Complaints, NobodyAnswered, shown, translated
 from launch.adapters.nats.identity import DEFAULT_INBOX, client_options
 from launch.adapters.nats.tolerant import TolerantClient
 from launch.errors import BrokerUnavailable, BrokerUnsuitable, NotPermitted
 from launch.login import Credentials
 
 MIN_VERSION = (2, 12)
+T = TypeVar("T")
+
 REQUEST_TIMEOUT_S = 5.0
 RECONNECT_WAIT_S = 0.25
 CLOSE_LIMIT_S = 2.0
+UNHEARD_S = 2.0
+"""How long a stream that is there is asked again while nobody answers for it."""
+UNHEARD_RETRY_S = 0.05
 
 
 class Connection:
@@ -211,6 +216,23 @@ class Connection:
             raise asyncio.CancelledError
         return answer
 
+    async def of_stream(self, stream: str, ask: Callable[[], Awaitable[T]]) -> T:
+        """What `ask` is told by a stream; asked again for a while if nobody heard it although the stream is there.
+
+        The servers of a cluster hear of a new stream, or a new leader, one after the other. What nobody heard was not
+        stored either, so that a publish may be repeated. Raises `ApiError` if there is no such stream.
+        """
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + UNHEARD_S
+        while True:
+            try:
+                return await ask()
+            except NobodyAnswered:
+                await self.api(f"STREAM.INFO.{stream}")
+                if loop.time() >= until_s:
+                    raise
+            await asyncio.sleep(UNHEARD_RETRY_S)
+
     async def api(self, subject: str, payload: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """One call of the JetStream API (`$JS.API.<subject>`); raises `ApiError` if it is refused."""
         body = json.dumps(payload).encode() if payload is not None else b""
@@ -245,9 +267,18 @@ class Connection:
             await self.client.flush(round(REQUEST_TIMEOUT_S))
             await self.client.flush(round(REQUEST_TIMEOUT_S))
 
-    async def direct_get(self, stream: str, query: Mapping[str, Any]) -> Msg | None:
-        """One stored message by sequence or last-by-subject, or None."""
-        answer = await self.request(f"$JS.API.DIRECT.GET.{stream}", json.dumps(query).encode(), what=f"read {stream}")
+    async def direct_get(self, stream: str, wanted: str | Mapping[str, Any], *, what: str | None = None) -> Msg | None:
+        """One stored message, the last on a subject or as a query asks, or None.
+
+        Raises `ApiError` if there is no such stream.
+        """
+        subject, query = f"$JS.API.DIRECT.GET.{stream}", b""
+        if isinstance(wanted, str):
+            subject = f"{subject}.{wanted}"
+        else:
+            query = json.dumps(wanted).encode()
+        what = what or f"read {stream}"
+        answer = await self.of_stream(stream, lambda: self.request(subject, query, what=what))
         return None if status_of(answer) else answer
 
     @contextlib.asynccontextmanager

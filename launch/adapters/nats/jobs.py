@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-import contextlib
 import hashlib
 import json
 import secrets
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from nats.aio.msg import Msg
@@ -26,17 +26,15 @@ from launch.adapters.nats.failures import (
     STREAM_NOT_FOUND,
     WRONG_LAST_MSG_ID,
     ApiError,
-    NobodyAnswered,
     translated,
 )
 from launch.adapters.nats.hints import hints
-from launch.adapters.nats.queues import consumer_of, list_consumers, read_depth, stream_info
+from launch.adapters.nats.queues import consumer_of, list_consumers, read_depth, stream_info, unknown_queue
 from launch.errors import (
     BrokerUnavailable,
     BrokerUnsuitable,
     ForgottenBatch,
     LaunchError,
-    NotFound,
     OtherBatch,
     QueueFull,
 )
@@ -67,12 +65,14 @@ class NatsJobs:
         return Published(JobId(queue, ack["seq"]), bool(ack.get("duplicate")))
 
     async def _publish(self, queue: str, subject: str, body: bytes, headers: Mapping[str, str]) -> dict[str, Any]:
+        if not subjects.is_name(queue):
+            raise unknown_queue(queue)
+        publish = partial(self._connection.publish_stored, subject, body, headers=headers)
         try:
-            return await self._connection.publish_stored(subject, body, headers=headers)
-        except NobodyAnswered:
-            await stream_info(self._connection, queue)
-            raise
+            return await self._connection.of_stream(subjects.work_stream(queue), publish)
         except ApiError as error:
+            if error.err_code == STREAM_NOT_FOUND:
+                raise unknown_queue(queue) from error
             if error.err_code in STREAM_FULL:
                 raise QueueFull(
                     f"queue {queue} is full: {error.description}", hint="wait until it has worked some off"
@@ -162,11 +162,10 @@ class NatsJobs:
     async def get(self, job: JobId) -> Message | None:
         try:
             msg = await self._connection.direct_get(subjects.work_stream(job.queue), {"seq": job.seq})
-        except NobodyAnswered:
-            with contextlib.suppress(NotFound):
-                await stream_info(self._connection, job.queue)
-                raise
-            return None
+        except ApiError as error:
+            if error.err_code == STREAM_NOT_FOUND:
+                return None
+            raise
         return None if msg is None else _stored(job.queue, msg)
 
     async def depth(self, queue: str, *, by_subject: bool = True) -> Depth:

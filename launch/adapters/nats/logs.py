@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import builtins
-import json
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
+from typing import Any
 
 from nats.aio.msg import Msg
 
 from launch import subjects
-from launch.adapters.nats.connection import Connection, header_of, status_of
-from launch.adapters.nats.failures import STREAM_NOT_FOUND, ApiError, NobodyAnswered
+from launch.adapters.nats.connection import Connection, header_of
+from launch.adapters.nats.failures import STREAM_NOT_FOUND, ApiError
 from launch.adapters.nats.reader import read_stream
 from launch.logging import Logger
 from launch.ports import LogChunk, Synced
@@ -62,7 +62,7 @@ class NatsLogs:
 
     async def before(self, job: JobId, moment: datetime) -> int:
         query = {"next_by_subj": subjects.log_subject(job), "start_time": moment.astimezone(UTC).isoformat()}
-        found = await self._asked(f"$JS.API.DIRECT.GET.{subjects.LOG_STREAM}", json.dumps(query).encode())
+        found = await self._asked(query)
         return _seq(found) - 1 if found is not None else await self.last_seq(job)
 
     async def tail(self, job: JobId, lines: int) -> builtins.list[LogChunk]:
@@ -81,21 +81,16 @@ class NatsLogs:
 
     async def _last(self, job: JobId) -> Msg | None:
         """The last message on the job's subject, whatever it is."""
-        return await self._asked(f"$JS.API.DIRECT.GET.{subjects.LOG_STREAM}.{subjects.log_subject(job)}")
+        return await self._asked(subjects.log_subject(job))
 
-    async def _asked(self, subject: str, query: bytes = b"") -> Msg | None:
+    async def _asked(self, wanted: str | Mapping[str, Any]) -> Msg | None:
         """The message that a direct get finds."""
         try:
-            msg = await self._connection.request(subject, query, what="read logs")
-        except NobodyAnswered:
-            try:
-                await self._connection.api(f"STREAM.INFO.{subjects.LOG_STREAM}")
-            except ApiError as error:
-                if error.err_code == STREAM_NOT_FOUND:
-                    return None
-                raise
+            return await self._connection.direct_get(subjects.LOG_STREAM, wanted, what="read logs")
+        except ApiError as error:
+            if error.err_code == STREAM_NOT_FOUND:
+                return None
             raise
-        return None if status_of(msg) else msg
 
 
 def _seq(msg: Msg) -> int:

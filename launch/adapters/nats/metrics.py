@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from functools import partial
 
 from launch import subjects
 from launch.adapters.nats.connection import Connection, header_of
-from launch.adapters.nats.failures import NobodyAnswered
 from launch.adapters.nats.reader import read_stream
 from launch.core.points import MESSAGE_BYTES, Seen, from_message, to_messages
 from launch.logging import Logger
@@ -29,14 +29,10 @@ class NatsMetrics:
     async def append(self, job: JobId, points: Sequence[Point]) -> None:
         max_bytes = min(MESSAGE_BYTES, self._connection.max_payload - HEADER_ROOM)
         for message in to_messages(points, max_bytes=max_bytes):
-            try:
-                await self._connection.publish_stored(
-                    subjects.metrics_subject(job), message.body, headers=message.headers
-                )
-            except NobodyAnswered:
-                # A stream that somebody deleted is not one to wait for.
-                await self._connection.api(f"STREAM.INFO.{subjects.METRICS_STREAM}")
-                raise
+            publish = partial(
+                self._connection.publish_stored, subjects.metrics_subject(job), message.body, headers=message.headers
+            )
+            await self._connection.of_stream(subjects.METRICS_STREAM, publish)
 
     async def read(self, job: JobId, *, follow: bool = False) -> AsyncGenerator[Point]:
         seen = Seen()

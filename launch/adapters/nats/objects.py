@@ -25,14 +25,13 @@ from nats.aio.msg import Msg
 
 from launch import subjects
 from launch.adapters.chunking import chunked
-from launch.adapters.nats.connection import Connection, header_of, parse_time, status_of
+from launch.adapters.nats.connection import Connection, header_of, parse_time
 from launch.adapters.nats.failures import (
     MESSAGE_NOT_FOUND,
     STREAM_FULL,
     STREAM_NOT_FOUND,
     WRONG_LAST_SEQUENCE,
     ApiError,
-    NobodyAnswered,
 )
 from launch.adapters.nats.reader import read_stream
 from launch.adapters.nats.upload import Upload
@@ -283,15 +282,7 @@ class NatsFiles:
 
     async def _last(self, name: str) -> Msg | None:
         """The name's last message."""
-        subject = self._meta_subject(name)
-        try:
-            answer = await self._connection.request(
-                f"$JS.API.DIRECT.GET.{self._stream}.{subject}", what=f"look up {name}"
-            )
-        except NobodyAnswered:
-            await self._connection.api(f"STREAM.INFO.{self._stream}")  # raises ApiError if there is no such store
-            raise
-        return None if status_of(answer) else answer
+        return await self._connection.direct_get(self._stream, self._meta_subject(name), what=f"look up {name}")
 
     def _chunks(self, nuid: str) -> str:
         return f"$O.{self._store}.C.{nuid}"

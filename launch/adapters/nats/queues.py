@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import builtins
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -59,7 +59,7 @@ class NatsQueues:
         entry = await self._specs.get(queue) if subjects.is_name(queue) else None
         if entry is None:
             known = [spec.queue_name for spec in await self.list()]
-            raise _unknown(queue, known)
+            raise unknown_queue(queue, known)
         return entry
 
     async def list(self) -> builtins.list[QueueSpec]:
@@ -160,12 +160,12 @@ class NatsQueues:
 async def stream_info(connection: Connection, queue: str) -> dict[str, Any]:
     """The queue's stream info. Raises `NotFound`."""
     if not subjects.is_name(queue):
-        raise _unknown(queue, [])
+        raise unknown_queue(queue)
     try:
         return await connection.api(f"STREAM.INFO.{subjects.work_stream(queue)}")
     except ApiError as error:
         if error.err_code == STREAM_NOT_FOUND:
-            raise _unknown(queue, []) from error
+            raise unknown_queue(queue) from error
         raise
 
 
@@ -222,6 +222,7 @@ def is_paused(info: dict[str, Any]) -> bool:
     return (info["config"].get("metadata") or {}).get(PAUSED_FLAG) == "true"
 
 
-def _unknown(queue: str, known: list[str]) -> NotFound:
+def unknown_queue(queue: str, known: Sequence[str] = ()) -> NotFound:
+    """That there is no such queue, and which there are if they are `known`."""
     names = f"there are: {', '.join(known)}" if known else "`launch queue apply FILE` makes one"
     return NotFound(f"there is no queue '{queue[:80]}'", hint=names)

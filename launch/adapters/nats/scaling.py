@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
@@ -13,8 +12,7 @@ from pydantic import BaseModel
 
 from launch import subjects
 from launch.adapters.nats.bucket import Bucket
-from launch.adapters.nats.connection import Connection, header_of, status_of
-from launch.adapters.nats.failures import NobodyAnswered
+from launch.adapters.nats.connection import Connection, header_of
 from launch.adapters.nats.reader import read_stream
 from launch.adapters.nats.records import parsed
 from launch.logging import Logger
@@ -70,23 +68,13 @@ class NatsScaling:
         await self._connection.api(f"STREAM.PURGE.{subjects.DECISIONS_STREAM}", request)
 
     async def _store(self, stream: str, subject: str, value: BaseModel) -> None:
-        try:
-            await self._connection.publish_stored(subject, _json(value))
-        except NobodyAnswered:
-            # A stream that somebody deleted is not one to wait for.
-            await self._connection.api(f"STREAM.INFO.{stream}")
-            raise
+        await self._connection.of_stream(stream, lambda: self._connection.publish_stored(subject, _json(value)))
 
     async def _before(self, subject: str, moment: datetime) -> int | None:
         """The sequence before the first message stored since; None if there is no such message."""
         query = {"next_by_subj": subject, "start_time": moment.astimezone(UTC).isoformat()}
-        get = f"$JS.API.DIRECT.GET.{subjects.SCALING_STREAM}"
-        try:
-            found = await self._connection.request(get, json.dumps(query).encode(), what="read lives of instances")
-        except NobodyAnswered:
-            await self._connection.api(f"STREAM.INFO.{subjects.SCALING_STREAM}")
-            raise
-        return None if status_of(found) else int(header_of(found, "Nats-Sequence")) - 1
+        found = await self._connection.direct_get(subjects.SCALING_STREAM, query, what="read lives of instances")
+        return None if found is None else int(header_of(found, "Nats-Sequence")) - 1
 
     async def _read(self, stream: str, subject: str, model: type[M], *, after_seq: int) -> AsyncGenerator[M]:
         """What lies on a subject; what can't be read is left out."""

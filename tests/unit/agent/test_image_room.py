@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from agent.core.image_use import (
     KEPT,
     MOST_SPARE_BYTES,
+    key_of,
     parse_pulled,
     removable,
     room_for,
@@ -180,6 +183,34 @@ async def test_a_restarted_agent_knows_its_own(tmp_path: Path) -> None:
     await second.room.load()
     assert await second.room.make(None) == 2
     assert [*second.engine.images] == [C]
+
+
+async def test_a_save_that_the_end_comes_upon_is_not_the_last_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "agent-a.images"
+    begun, gate = threading.Event(), threading.Event()
+
+    def slowly(pulled: Mapping[str, float]) -> str:
+        text = show_pulled(pulled)
+        if not begun.is_set():
+            begun.set()
+            assert gate.wait(20)
+        return text
+
+    monkeypatch.setattr("agent.image_room.show_pulled", slowly)
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2))
+    first = Room(file=file)
+    running = asyncio.create_task(first.room.run())
+    first.room.note_pulled(A)
+    assert await asyncio.to_thread(begun.wait, 20)
+    first.room.note_pulled(B)
+    running.cancel()
+    await asyncio.sleep(0)  # the cancel arrives
+    gate.set()
+    await asyncio.wait({running})
+    await asyncio.get_running_loop().shutdown_default_executor()
+    assert set(parse_pulled(file.read_text())) == {key_of(A), key_of(B)}
 
 
 @pytest.mark.parametrize("text", ["", "nonsense", "[]", '{"pulled": {"x": 1}}', '{"pulled": {"r.lan/a:1": "z"}}'])
