@@ -173,7 +173,7 @@ class ImageRoom:
         try:
             with contextlib.suppress(FileNotFoundError):
                 partial.unlink()
-            partial.write_text(show_pulled(self._pulled))
+            partial.write_text(show_pulled(self._pulled.copy()))  # others go on with it meanwhile
             partial.replace(self._file)
         except OSError as error:  # a full disk, perhaps: then these images stay after a restart
             _log.warning("can't note which images were pulled", file=str(self._file), error=str(error))

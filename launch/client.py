@@ -26,7 +26,7 @@ from launch.presence import AgentPresence, AgentState
 from launch.queue import QueueSpec
 from launch.record import JobRecord
 from launch.settings import Endpoint
-from launch.subjects import MAX_SPEC_BYTES, JobId, Priority
+from launch.subjects import MAX_SPEC_BYTES, NAME_RULE, JobId, Priority, is_name
 
 if TYPE_CHECKING:
     from launch.code import Progress, Shipped
@@ -308,6 +308,8 @@ def _one_type(job_type: str | None, spec: JobSpec) -> str | None:
     if job_type and spec.job_type and job_type != spec.job_type:
         problem = Problem("job_type", f"found '{spec.job_type}' in the spec and '{job_type}' beside it", "allowed: one")
         raise SpecError("the job", [problem])
+    if job_type and not is_name(job_type):  # a dot in it would be another subject's: another type, or a priority
+        raise SpecError("the job", [Problem("job_type", f"found '{job_type[:80]}'", f"allowed: {NAME_RULE}")])
     return job_type or spec.job_type
 
 

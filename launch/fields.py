@@ -35,7 +35,7 @@ from launch.core.quantity import (
     parse_memory,
 )
 from launch.errors import LaunchError
-from launch.subjects import NAME_PATTERN, JobId, is_name
+from launch.subjects import NAME_PATTERN, NAME_RULE, JobId, is_name
 
 
 class Spec(BaseModel):
@@ -81,9 +81,7 @@ def _words(value: object) -> object:
 
 def _name(value: object) -> object:
     if not isinstance(value, str) or not is_name(value):
-        raise ValueError(
-            f"found {str(value)[:80]!r}; allowed: 1 to 63 of a-z, 0-9, '_' and '-', the first a letter or digit"
-        )
+        raise ValueError(f"found {str(value)[:80]!r}; allowed: {NAME_RULE}")
     return value
 
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from launch.errors import LaunchError
 
 NAME_PATTERN = r"[a-z0-9][a-z0-9_-]{0,62}"
+NAME_RULE = "1 to 63 of a-z, 0-9, '_' and '-', the first a letter or digit"
 """What a queue name and a job type look like."""
 
 _NAME = re.compile(NAME_PATTERN)

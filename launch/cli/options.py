@@ -9,7 +9,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from launch.subjects import is_name
+from launch.subjects import NAME_RULE, is_name
 
 E = TypeVar("E", bound=StrEnum)
 
@@ -18,8 +18,7 @@ def named(value: str | list[str] | None) -> str | list[str] | None:
     """Callback of an option that takes queue names or job types: one that can't exist is a usage error."""
     for text in [value] if isinstance(value, str) else value or ():
         if not is_name(text):
-            allowed = "1 to 63 of a-z, 0-9, '_' and '-', the first a letter or digit"
-            raise typer.BadParameter(f"found {text[:80]!r}; allowed: {allowed}")
+            raise typer.BadParameter(f"found {text[:80]!r}; allowed: {NAME_RULE}")
     return value
 
 

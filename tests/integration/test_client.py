@@ -1,6 +1,7 @@
 """The client, on the fake broker and on the real server: the same words, the same outcomes."""
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from datetime import UTC, datetime
@@ -84,6 +85,14 @@ async def test_the_type_comes_from_one_place(client: Client, queue_name: str) ->
     assert (await (await client.submit(queue_name, SPEC)).record()).job_type == "default"
     with pytest.raises(SpecError, match=r"'train' in the spec and 'test'"):
         await client.submit(queue_name, typed, job_type="test")
+
+
+@pytest.mark.parametrize("job_type", ["a.high", "a.b", "A", "*"])
+async def test_a_type_that_can_not_be_one_is_refused(client: Client, queue_name: str, job_type: str) -> None:
+    with pytest.raises(SpecError, match=re.escape(f"found '{job_type}'; allowed: 1 to 63 of a-z")):
+        await client.submit(queue_name, SPEC, job_type=job_type)
+    with pytest.raises(launch.BulkInterrupted, match="allowed: 1 to 63 of a-z"):
+        await client.submit_many(queue_name, [SPEC], job_type=job_type)
 
 
 async def test_a_queue_of_one_type_gives_it_and_refuses_others(client: Client, queue_name: str) -> None:

@@ -34,7 +34,8 @@ RECONNECT_WAIT_S = 0.25
 CLOSE_LIMIT_S = 2.0
 UNHEARD_S = 2.0
 """How long a stream that is there is asked again while nobody answers for it."""
-UNHEARD_RETRY_S = 0.05
+UNHEARD_PAUSE_S = 0.05
+"""Before the first repeat; twice as long before each further one."""
 
 
 class Connection:
@@ -223,7 +224,7 @@ class Connection:
         stored either, so that a publish may be repeated. Raises `ApiError` if there is no such stream.
         """
         loop = asyncio.get_running_loop()
-        until_s = loop.time() + UNHEARD_S
+        until_s, pause_s = loop.time() + UNHEARD_S, UNHEARD_PAUSE_S
         while True:
             try:
                 return await ask()
@@ -231,7 +232,8 @@ class Connection:
                 await self.api(f"STREAM.INFO.{stream}")
                 if loop.time() >= until_s:
                     raise
-            await asyncio.sleep(UNHEARD_RETRY_S)
+            await asyncio.sleep(pause_s)
+            pause_s *= 2
 
     async def api(self, subject: str, payload: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """One call of the JetStream API (`$JS.API.<subject>`); raises `ApiError` if it is refused."""
