@@ -190,12 +190,14 @@ async def test_a_save_that_the_end_comes_upon_is_not_the_last_one(
 ) -> None:
     file = tmp_path / "agent-a.images"
     begun, gate = threading.Event(), threading.Event()
+    seen: set[str] = set()
 
     def slowly(pulled: Mapping[str, float]) -> str:
         text = show_pulled(pulled)
         if not begun.is_set():
             begun.set()
             assert gate.wait(20)
+            seen.update(pulled)  # not what came meanwhile: it is being gone through
         return text
 
     monkeypatch.setattr("agent.image_room.show_pulled", slowly)
@@ -210,6 +212,7 @@ async def test_a_save_that_the_end_comes_upon_is_not_the_last_one(
     gate.set()
     await asyncio.wait({running})
     await asyncio.get_running_loop().shutdown_default_executor()
+    assert seen == {key_of(A)}
     assert set(parse_pulled(file.read_text())) == {key_of(A), key_of(B)}
 
 
